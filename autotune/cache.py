@@ -1,0 +1,162 @@
+"""What tuning found, remembered on disk: one small JSON file per device and problem.
+
+The library reads it at every call, so a look-up must cost microseconds: the first one for a
+problem reads the file, later ones in the same process neither open nor stat anything, whether it
+was a hit or a miss. `store` in this process is seen at once; what *another* process stores later
+is seen after a restart.
+
+A file is written under another name and moved into place, so readers and writers in any number of
+processes see a whole entry or none; the last writer wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from autotune.device import Device
+from autotune.errors import CacheWarning
+from autotune.space import Problem
+
+SCHEMA = 1
+_memo: dict[object, dict[str, int] | None] = {}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One remembered answer. Times in seconds, None where nothing was timed."""
+
+    name: str
+    device: str  # the fingerprint
+    problem: dict[str, int | str]
+    config: dict[str, int]
+    description: str
+    seconds: float | None
+    default_seconds: float | None
+    binding: list[str]
+    when: str = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
+    schema: int = SCHEMA
+
+
+def cache_directory() -> Path:
+    """Where this project keeps what it can make again: tuned answers, compiled kernels.
+
+    $FLASHRNN_CACHE, else $XDG_CACHE_HOME/flashrnn, else ~/.cache/flashrnn. Not created here.
+    """
+    own = os.environ.get("FLASHRNN_CACHE")
+    if own:
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "flashrnn"
+
+
+def lookup(problem: Problem, device: Device) -> dict[str, int] | None:
+    """The configuration remembered for this problem on this device, None if there is none.
+
+    Never raises: an entry that cannot be read is discarded with a CacheWarning.
+    """
+    key = _key(problem, device.fingerprint)
+    if key not in _memo:
+        entry = _read(_path(problem, device.fingerprint))
+        matches = entry and entry.device == device.fingerprint and entry.problem == problem
+        _memo[key] = entry.config if entry and matches else None
+    found = _memo[key]
+    return None if found is None else dict(found)
+
+
+def store(entry: Entry) -> bool:
+    """Remember an entry; False, with a CacheWarning, where the directory cannot be written.
+
+    This process sees the entry either way.
+    """
+    remember_here(entry.problem, entry.device, entry.config)
+    path = _path(entry.problem, entry.device)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".new")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(entry), file, indent=1, sort_keys=True)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        warnings.warn(
+            f"the tuned configuration of {entry.name} is used but not remembered: {error}; "
+            "set FLASHRNN_CACHE to a directory that can be written",
+            CacheWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def remember_here(problem: Problem, fingerprint: str, config: Mapping[str, int]) -> None:
+    """Answer later look-ups of this process with `config`, without writing anything."""
+    _memo[_key(problem, fingerprint)] = dict(config)
+
+
+def entries() -> list[Entry]:
+    """Everything remembered on this disk, by name and age; entries of other versions are left."""
+    found = (_read(path) for path in _directory().glob(f"*-v{SCHEMA}.json"))
+    return sorted((entry for entry in found if entry), key=lambda entry: (entry.name, entry.when))
+
+
+def _directory() -> Path:
+    return cache_directory() / "tuned"
+
+
+def _key(problem: Problem, fingerprint: str) -> object:
+    where = (os.environ.get("FLASHRNN_CACHE"), os.environ.get("XDG_CACHE_HOME"))
+    return (where, fingerprint, frozenset(problem.items()))
+
+
+def _path(problem: Problem, fingerprint: str) -> Path:
+    # The schema is part of the name: installed versions that differ in it do not meet.
+    words = json.dumps([SCHEMA, fingerprint, dict(problem)], sort_keys=True)
+    return _directory() / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}-v{SCHEMA}.json"
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    except UnicodeDecodeError as error:
+        _discard(path, str(error))
+        return None
+    try:
+        return _parse(json.loads(text))
+    except (ValueError, TypeError) as error:
+        _discard(path, str(error))
+        return None
+
+
+def _parse(data: Any) -> Entry:
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {type(data).__name__}")
+    if data.get("schema") != SCHEMA:
+        raise ValueError(f"schema {data.get('schema')!r}, this version reads {SCHEMA}")
+    entry = Entry(**data)
+    config = entry.config
+    if not isinstance(config, dict) or not all(type(value) is int for value in config.values()):
+        raise ValueError(f"configuration {config!r} is not a mapping to integers")
+    return entry
+
+
+def _discard(path: Path, why: str) -> None:
+    warnings.warn(f"discarded unreadable {path}: {why}", CacheWarning, stacklevel=3)
+    with contextlib.suppress(OSError):
+        path.unlink()

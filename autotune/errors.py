@@ -1,0 +1,70 @@
+"""What can go wrong, one class per cause. Every message says what would work instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+class AutotuneError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class IsaUnavailable(AutotuneError):
+    """An instruction set was asked for that this machine does not have."""
+
+    def __init__(self, isa: str, available: Sequence[str], processor: str) -> None:
+        super().__init__(f"{processor} cannot run {isa!r} code; it can run: {_listing(available)}")
+        self.isa = isa
+        self.available = tuple(available)
+
+
+class UnknownKernel(AutotuneError):
+    """No installed package registers a kernel family under this name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"no kernel is called {name!r}; known: {_listing(sorted(known))} "
+            "(a package registers its kernels in the entry-point group 'autotune.kernels')"
+        )
+        self.name = name
+        self.known = tuple(sorted(known))
+
+
+class FamilyUnavailable(AutotuneError):
+    """A registered kernel family could not be imported or built."""
+
+    def __init__(self, reference: str, why: str) -> None:
+        super().__init__(f"kernel family {reference!r} cannot be loaded: {why}")
+        self.reference = reference
+
+
+class NothingWorks(AutotuneError):
+    """Every candidate failed to build, crashed, hung or gave a wrong answer."""
+
+    def __init__(self, name: str, failures: Sequence[tuple[str, str]]) -> None:
+        lines = "".join(f"\n  {candidate}: {why}" for candidate, why in failures)
+        super().__init__(
+            f"no candidate for {name} works; {len(failures)} tried, the default among them:{lines}"
+        )
+        self.name = name
+        self.failures = tuple(failures)
+
+
+class WorkerFailed(AutotuneError):
+    """The measuring process died or hung while it ran one candidate.
+
+    `candidate` is the number of the candidate that was running, None if there was none.
+    """
+
+    def __init__(self, reason: str, candidate: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.candidate = candidate
+
+
+class CacheWarning(UserWarning):
+    """What was remembered could not be read, or could not be written."""

@@ -1,0 +1,195 @@
+"""The contract between the tuner and a kernel: what a package implements to have it tuned.
+
+A package registers a *family* in the entry-point group "autotune.kernels": a name and a callable
+without arguments that returns a Family. From the command line's options a family makes *tunables*
+(an LSTM's forward pass is one, its backward pass another), and each of these is one search:
+
+    problem, device -> constraint model -> candidates -> build -> load -> check -> run
+
+A *configuration* is a solution of the model: a mapping from the names of its variables to
+integers. The tuner never looks inside; it ranks, builds, checks, times and remembers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from autotune.device import Device
+
+if TYPE_CHECKING:
+    from constrint import Model
+
+Config: TypeAlias = Mapping[str, int]
+Problem: TypeAlias = Mapping[str, "int | str"]
+Options: TypeAlias = Mapping[str, "str | int | float | bool | None"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a candidate's results lie from the reference: `error` must not exceed `bound`.
+
+    `what` names the quantity in a few words, e.g. "largest error of h against float64".
+    """
+
+    error: float
+    bound: float
+    what: str
+
+    @property
+    def ok(self) -> bool:
+        """False for an error that is NaN as well."""
+        return self.error <= self.bound
+
+
+class Runner(Protocol):
+    """One candidate, loaded into the measuring process with its inputs allocated."""
+
+    def check(self) -> Check:
+        """Run once and compare with the reference. Use inputs small enough to take seconds."""
+        ...
+
+    def run(self) -> None:
+        """Run once on inputs of the real problem; this call is what is timed."""
+        ...
+
+
+class Tunable(Protocol):
+    """One kernel with one problem, to be configured for a device."""
+
+    @property
+    def name(self) -> str:
+        """A short name for people: "lstm forward"."""
+        ...
+
+    def problem(self) -> dict[str, int | str]:
+        """All that the answer depends on besides the device: it keys what is remembered.
+
+        JSON-able. Contains the kernel's name, its sizes and types, the number of threads, and a
+        version or digest of the kernel's source, so that a changed kernel is tuned again.
+        """
+        ...
+
+    def model(self, device: Device) -> Model:
+        """The constraints on a configuration. Name them: the one that binds is printed."""
+        ...
+
+    def cost(self, config: Config, device: Device) -> float:
+        """Estimated seconds of one run, to rank candidates by; called for every solution."""
+        ...
+
+    def default(self, device: Device) -> dict[str, int]:
+        """What is used where nothing was tuned; always a candidate.
+
+        Variables that follow from the others may be left out.
+        """
+        ...
+
+    def build(self, config: Config) -> None:
+        """Compile to disk; raises on failure.
+
+        Called from several threads at once, each with another configuration. Must end by
+        itself: give the compiler a time limit.
+        """
+        ...
+
+    def load(self, config: Config) -> Runner:
+        """Open what `build` compiled and allocate inputs; called in the measuring process."""
+        ...
+
+    def describe(self, config: Config) -> str:
+        """The configuration in one line for people."""
+        ...
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Our tuned entry point beside the strongest peer, timed interleaved after tuning."""
+
+    label: str
+    ours: Callable[[], object]
+    peer: str
+    theirs: Callable[[], object]
+
+
+class Family(Protocol):
+    """Kernels that are tuned together and share their options on the command line."""
+
+    @property
+    def name(self) -> str:
+        """The name of the family: "lstm"."""
+        ...
+
+    def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
+        """Declare the problem's options. Values must be strings, numbers, booleans or None."""
+        ...
+
+    def tunables(self, options: Options) -> list[Tunable]:
+        """The kernels to tune, in order, for the parsed options.
+
+        `options` also holds "threads", the number of threads to tune for. Called again in the
+        measuring process with the same options: the answer must be the same list.
+        """
+        ...
+
+    def comparisons(self, options: Options) -> list[Comparison]:
+        """What to time after tuning; runs in the measuring process, reads what is remembered."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration with its estimated seconds."""
+
+    config: dict[str, int]
+    estimate: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every candidate, the cheapest estimate first.
+
+    `feasible` counts the model's solutions, `solve_seconds` is what it took to find them.
+    `default` is the position of the default configuration, which is listed even where the
+    model excludes it.
+    """
+
+    candidates: tuple[Candidate, ...]
+    default: int
+    feasible: int
+    solve_seconds: float
+
+    def best(self, count: int) -> list[int]:
+        """Positions of the default and then of the `count` cheapest candidates."""
+        cheapest = [at for at in range(min(count, len(self.candidates))) if at != self.default]
+        return [self.default, *cheapest]
+
+
+def candidates(tunable: Tunable, device: Device) -> Space:
+    """Solve the tunable's model and rank all of its solutions by estimated cost."""
+    from constrint import Infeasible  # looking up a remembered answer needs no solver
+
+    start = time.perf_counter()
+    try:
+        configs = [dict(solution) for solution in tunable.model(device).solutions()]
+    except Infeasible:
+        configs = []
+    seconds = time.perf_counter() - start
+    feasible = len(configs)
+
+    default = tunable.default(device)
+    if not any(default.items() <= config.items() for config in configs):
+        configs.append(default)
+    ranked = sorted(
+        (Candidate(config, tunable.cost(config, device)) for config in configs),
+        key=lambda candidate: (
+            candidate.estimate if not math.isnan(candidate.estimate) else math.inf,
+            sorted(candidate.config.items()),
+        ),
+    )
+    at = next(i for i, c in enumerate(ranked) if default.items() <= c.config.items())
+    return Space(tuple(ranked), at, feasible, seconds)
