@@ -55,13 +55,15 @@ class NothingWorks(AutotuneError):
 
 
 class WorkerFailed(AutotuneError):
-    """The measuring process died or hung while it ran one candidate.
+    """The measuring process could not do what it was asked.
 
+    `how` is "failed" (an exception, the process lives on), "crashed" or "hung" (it is gone);
     `candidate` is the number of the candidate that was running, None if there was none.
     """
 
-    def __init__(self, reason: str, candidate: int | None = None) -> None:
-        super().__init__(reason)
+    def __init__(self, how: str, reason: str, candidate: int | None = None) -> None:
+        super().__init__(f"the measuring process {how}: {reason}")
+        self.how = how
         self.reason = reason
         self.candidate = candidate
 

@@ -1,0 +1,62 @@
+"""Where kernels come from: the entry-point group, and how another process finds them again."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from autotune.errors import FamilyUnavailable, UnknownKernel
+from autotune.space import Comparison, Family, Options, Tunable
+
+GROUP = "autotune.kernels"
+
+
+def registered() -> dict[str, str]:
+    """Name -> "module:attribute" of every kernel family that an installed package registers."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def resolve(kernel: str) -> str:
+    """The "module:attribute" of a registered name; a reference of that form is its own.
+
+    Raises UnknownKernel, which lists the registered names.
+    """
+    if ":" in kernel:
+        return kernel
+    known = registered()
+    if kernel not in known:
+        raise UnknownKernel(kernel, list(known))
+    return known[kernel]
+
+
+def load_family(reference: str) -> Family:
+    """Call the factory that "module:attribute" names. Raises FamilyUnavailable."""
+    module, _, attribute = reference.partition(":")
+    try:
+        family: Family = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:
+        raise FamilyUnavailable(reference, f"{type(error).__name__}: {error}") from error
+    return family
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A family with its options, in words that another process can follow.
+
+    `reference` is "module:attribute" of the family's factory; `options` holds JSON-able values,
+    "threads" among them.
+    """
+
+    reference: str
+    options: Options
+
+    @property
+    def threads(self) -> int:
+        return int(self.options.get("threads") or 1)
+
+    def tunables(self) -> list[Tunable]:
+        return load_family(self.reference).tunables(self.options)
+
+    def comparisons(self) -> list[Comparison]:
+        return load_family(self.reference).comparisons(self.options)
