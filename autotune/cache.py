@@ -29,6 +29,7 @@ from autotune.space import Problem
 
 SCHEMA = 1
 _memo: dict[object, dict[str, int] | None] = {}
+_stores = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,14 @@ def store(entry: Entry) -> bool:
 
 def remember_here(problem: Problem, fingerprint: str, config: Mapping[str, int]) -> None:
     """Answer later look-ups of this process with `config`, without writing anything."""
+    global _stores  # noqa: PLW0603  (a counter of the process, like the memo)
+    _stores += 1
     _memo[_key(problem, fingerprint)] = dict(config)
+
+
+def generation() -> int:
+    """Changes whenever this process learns a new answer: what callers keep is then out of date."""
+    return _stores
 
 
 def entries() -> list[Entry]:
