@@ -1,1 +1,47 @@
-"""placeholder"""
+"""A compiler for recurrent kernels: equations in, fused kernels out.
+
+`flashrnn(Wx, R, b, states, function="lstm")` runs a cell; `cell` declares one. Importing compiles
+nothing and needs neither a GPU nor a compiler.
+"""
+
+import flashrnn.cells  # noqa: F401  (declares the library's cells)
+from flashrnn.api import Choice, choose_backend, flashrnn
+from flashrnn.errors import (
+    BackendError,
+    CellError,
+    CompilerError,
+    DeviceError,
+    DtypeError,
+    FlashRNNError,
+    ShapeError,
+    UnknownFunctionError,
+)
+from flashrnn.ir.cell import Cell, cell, cell_names
+from flashrnn.ir.ops import equal, exp, log_sigmoid, maximum, minimum, sigmoid, tanh, where
+from flashrnn.reference import reference
+
+__all__ = [
+    "BackendError",
+    "Cell",
+    "CellError",
+    "Choice",
+    "CompilerError",
+    "DeviceError",
+    "DtypeError",
+    "FlashRNNError",
+    "ShapeError",
+    "UnknownFunctionError",
+    "cell",
+    "cell_names",
+    "choose_backend",
+    "equal",
+    "exp",
+    "flashrnn",
+    "log_sigmoid",
+    "maximum",
+    "minimum",
+    "reference",
+    "sigmoid",
+    "tanh",
+    "where",
+]

@@ -1,0 +1,211 @@
+// The forward recurrence of any cell, all T steps in one call.
+//
+// A work item is one head and up to b_per_core rows of the batch; it runs the whole sequence. In
+// each step, for each panel of units and each register tile of rows, the products of all gates
+// of a unit accumulate in registers on top of Wx + bias, the cell's pointwise part is applied to
+// those registers, and only states leave them (and, in training, what the backward pass asked
+// for). R is packed once per call; its panels are walked back and forth, so that the end of one
+// step is still in cache at the beginning of the next.
+#pragma once
+
+#include "cpu/math.hpp"
+#include "cpu/panels.hpp"
+
+namespace flashrnn {
+
+// Mirrored by flashrnn/runtime/launch.py: every field takes 8 bytes. Strides count numbers; the
+// last dimension of every tensor is contiguous.
+template <class Real>
+struct ForwardArguments {
+  const Real* wx;  // [B, T, G_w, N, D]
+  int64_t wx_b, wx_t, wx_g, wx_n;
+  const Real* r;        // [G_r, N, D, P] contiguous
+  const Real* bias;     // [G, N, D] contiguous, or null
+  const Real* weights;  // [K, N, D] contiguous, or null: per-unit parameters
+  const Real* initial;  // [S, B, 1, N, D] contiguous, or null for zeros
+  Real* states;         // [states_kept, B, T, N, D]
+  int64_t states_s, states_b, states_t, states_n, states_kept;
+  Real* last;   // [S, B, 1, N, D] contiguous
+  Real* saved;  // [T, B, N, vectors of D, saved, lanes], or null in inference
+  Real* workspace;
+  int64_t B, T, N, D, b_per_core, threads;
+  ParallelRegion region;
+};
+
+template <class Cell, class S, int b_per_register, int d_per_register>
+struct Forward {
+  using Real = typename S::Real;
+  using Vec = typename S::Vec;
+  using Arguments = ForwardArguments<Real>;
+  static constexpr int W = S::lanes, V = d_per_register / W, G = Cell::gates;
+  static constexpr int Gr = Cell::recurrent, states = Cell::states;
+  static_assert(d_per_register % W == 0 && V >= 1, "a panel is whole vectors");
+
+  const Arguments& a;
+  int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
+  Real *packed, *bias, *weights, *scratch;
+  int64_t scratch_size;
+
+  explicit Forward(const Arguments& arguments, Real* workspace, int64_t* needed = nullptr)
+      : a(arguments) {
+    panels = (a.D + d_per_register - 1) / d_per_register;
+    width = panels * d_per_register;
+    row = width + line<Real>;  // rows a power of two apart would share cache sets
+    Workspace<Real> space{workspace};
+    packed = space.take(a.N * panels * a.D * Gr * d_per_register);
+    bias = space.take(a.N * G * width);
+    weights = space.take(a.N * Cell::weights * width);
+    scratch_size = round_up((states + 1) * a.b_per_core * row, line<Real>);
+    scratch = space.take(a.threads * scratch_size);
+    if (needed != nullptr) *needed = space.used;
+  }
+
+  void run() const {
+    parallel_for(a.region, a.threads, a.N * panels, [&](int64_t i, int64_t) {
+      const int64_t n = i / panels, panel = i % panels;
+      pack_over_p<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D);
+      if (panel == 0) {
+        pad_rows(a.bias, bias + n * G * width, G, n, a.N, a.D, width);
+        pad_rows(a.weights, weights + n * Cell::weights * width, Cell::weights, n, a.N, a.D, width);
+      }
+    });
+    const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
+    parallel_for(a.region, a.threads, a.N * tiles, [&](int64_t i, int64_t worker) {
+      const int64_t b0 = i % tiles * a.b_per_core;
+      const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
+      Item{*this, i / tiles, b0, rows, scratch + worker * scratch_size}.run();
+    });
+  }
+
+  Real* panel_of(int64_t n, int64_t panel) const {
+    return packed + (n * panels + panel) * a.D * Gr * d_per_register;
+  }
+
+  struct Item {
+    const Forward& f;
+    int64_t n, b0, rows;
+    Real* scratch;  // h in, h out, then the other states: [states + 1][b_per_core][row]
+    int64_t t = 0;
+
+    Real* plane(int64_t k) const { return scratch + k * f.a.b_per_core * f.row; }
+    Real* h_in() const { return plane(t & 1); }
+    Real* h_out() const { return plane(1 - (t & 1)); }
+    // The other states are read and written by one unit alone, so in place.
+    Real* state_in(int s) const { return s == 0 ? h_in() : plane(s + 1); }
+    Real* state_out(int s) const { return s == 0 ? h_out() : plane(s + 1); }
+
+    void run() {
+      const auto& a = f.a;
+      for (int s = 0; s < states; ++s)
+        for (int64_t b = 0; b < rows; ++b)
+          for (int64_t d = 0; d < f.width; ++d)
+            state_in(s)[b * f.row + d] = a.initial != nullptr && d < a.D ? a.initial[at(s, b) + d] : 0;
+      for (; t < a.T; ++t)
+        for (int64_t k = 0; k < f.panels; ++k) {
+          const int64_t panel = t & 1 ? f.panels - 1 - k : k;
+          int64_t b = 0;
+          for (; b + b_per_register <= rows; b += b_per_register) tile<b_per_register>(panel, b);
+          remainder<b_per_register / 2>(panel, b);
+        }
+      for (int s = 0; s < states; ++s)
+        for (int64_t b = 0; b < rows; ++b)
+          std::memcpy(a.last + at(s, b), state_in(s) + b * f.row, a.D * sizeof(Real));
+    }
+
+    int64_t at(int s, int64_t b) const { return ((s * f.a.B + b0 + b) * f.a.N + n) * f.a.D; }
+
+    // Rows that do not fill a register tile, by tiles of half the size and less.
+    template <int Rows>
+    FLASHRNN_INLINE void remainder(int64_t panel, int64_t b) const {
+      if constexpr (Rows >= 1) {
+        for (; b + Rows <= rows; b += Rows) tile<Rows>(panel, b);
+        remainder<Rows / 2>(panel, b);
+      }
+    }
+
+    template <int Rows>
+    __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
+      const auto& a = f.a;
+      const int64_t d0 = panel * d_per_register;
+      Vec sum[Rows][Gr > 0 ? Gr : 1][V];
+      unroll<Gr>([&](auto r) __attribute__((always_inline)) {
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          unroll<V>([&](auto v) __attribute__((always_inline)) {
+            sum[i][r][v] = input<Cell::recurrent_gate[r]>(b + i, d0 + v * W);
+          });
+        });
+      });
+      if constexpr (Gr > 0) {
+        if (t > 0 || a.initial != nullptr) {
+          const Real* packed = f.panel_of(n, panel);
+          const Real* h = h_in() + b * f.row;
+          repeat<Rows * Gr * V>(a.D, [&](int64_t p) __attribute__((always_inline)) {
+            Vec h_p[Rows];
+            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+              h_p[i] = S::broadcast(h[i * f.row + p]);
+            });
+            unroll<Gr * V>([&](auto j) __attribute__((always_inline)) {
+              const Vec r = S::load(packed + (p * Gr * V + j) * W);
+              unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+                sum[i][j / V][j % V] = S::fma(r, h_p[i], sum[i][j / V][j % V]);
+              });
+            });
+          });
+        }
+      }
+      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+        unroll<V>([&](auto v) __attribute__((always_inline)) {
+          if (d0 + v * W < a.D) {
+            Vec gate[G];
+            unroll<G>([&](auto g) __attribute__((always_inline)) {
+              if constexpr (Cell::recurrent_slot[g] >= 0)
+                gate[g] = sum[i][Cell::recurrent_slot[g]][v];
+              else
+                gate[g] = input<g>(b + i, d0 + v * W);
+            });
+            finish(gate, b + i, d0 + v * W);
+          }
+        });
+      });
+    }
+
+    // Wx + bias of one gate.
+    template <int g>
+    FLASHRNN_INLINE Vec input(int64_t b, int64_t d) const {
+      const auto& a = f.a;
+      const Vec bias = S::load(f.bias + (n * G + g) * f.width + d);
+      constexpr int slot = Cell::input_slot[g];
+      if constexpr (slot < 0) return bias;
+      if (d >= a.D) return bias;
+      const Real* wx = a.wx + (b0 + b) * a.wx_b + t * a.wx_t + slot * a.wx_g + n * a.wx_n + d;
+      return S::load(wx, a.D - d) + bias;
+    }
+
+    // The pointwise part of one row and one vector of units, and where its results go.
+    FLASHRNN_INLINE void finish(const Vec (&gate)[G], int64_t b, int64_t d) const {
+      const auto& a = f.a;
+      constexpr int K = Cell::saved > 0 ? Cell::saved : 1;
+      constexpr int weights = Cell::weights > 0 ? Cell::weights : 1;
+      Vec state[states], next[states], weight[weights], save[K];
+      for (int s = 0; s < states; ++s) state[s] = S::load(state_in(s) + b * f.row + d);
+      for (int k = 0; k < Cell::weights; ++k)
+        weight[k] = S::load(f.weights + (n * Cell::weights + k) * f.width + d);
+      Cell::template forward<S>(gate, state, weight, next, save);
+      const int64_t count = a.D - d;
+      for (int s = 0; s < states; ++s) {
+        S::store(state_out(s) + b * f.row + d, next[s]);
+        if (s < a.states_kept)
+          S::store(a.states + s * a.states_s + (b0 + b) * a.states_b + t * a.states_t +
+                       n * a.states_n + d,
+                   next[s], count);
+      }
+      if (a.saved != nullptr) {
+        const int64_t vectors = (a.D + W - 1) / W;
+        Real* to = a.saved + (((t * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
+        for (int k = 0; k < Cell::saved; ++k) S::store(to + k * W, save[k]);
+      }
+    }
+  };
+};
+
+}  // namespace flashrnn

@@ -1,0 +1,67 @@
+// How weights lie in memory while a kernel runs: in register panels, padded with zeros.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/parallel.hpp"
+
+namespace flashrnn {
+
+constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// Numbers in a cache line of the widest machines; workspaces keep to it.
+template <class Real>
+constexpr int64_t line = 64 / sizeof(Real);
+
+// Hands out pieces of the workspace; with a null base it only adds up what would be needed.
+template <class Real>
+struct Workspace {
+  Real* base;
+  int64_t used = 0;
+
+  Real* take(int64_t count) {
+    Real* piece = base == nullptr ? nullptr : base + used;
+    used += round_up(count, line<Real>);
+    return piece;
+  }
+};
+
+// R [G, N, D, P] for products over p: packed[n][panel][p][g][unit], unit < Panel.
+template <int Gates, int Panel, class Real>
+void pack_over_p(const Real* r, Real* packed, int64_t n, int64_t panel, int64_t N, int64_t D) {
+  for (int g = 0; g < Gates; ++g)
+    for (int unit = 0; unit < Panel; ++unit) {
+      const int64_t d = panel * Panel + unit;
+      Real* to = packed + g * Panel + unit;
+      if (d < D) {
+        const Real* from = r + ((g * N + n) * D + d) * D;
+        for (int64_t p = 0; p < D; ++p) to[p * Gates * Panel] = from[p];
+      } else {
+        for (int64_t p = 0; p < D; ++p) to[p * Gates * Panel] = 0;
+      }
+    }
+}
+
+// R [G, N, D, P] for products over (g, d): packed[n][panel][g][d][p], p < Panel.
+template <int Gates, int Panel, class Real>
+void pack_over_gd(const Real* r, Real* packed, int64_t n, int64_t panel, int64_t N, int64_t D) {
+  const int64_t p0 = panel * Panel, count = D - p0 < Panel ? D - p0 : Panel;
+  for (int g = 0; g < Gates; ++g)
+    for (int64_t d = 0; d < D; ++d) {
+      const Real* from = r + ((g * N + n) * D + d) * D + p0;
+      Real* to = packed + (g * D + d) * Panel;
+      for (int64_t p = 0; p < count; ++p) to[p] = from[p];
+      for (int64_t p = count; p < Panel; ++p) to[p] = 0;
+    }
+}
+
+// Rows [K, N, D] -> [N, K, padded], zeros behind D; a null source gives zeros.
+template <class Real>
+void pad_rows(const Real* rows, Real* padded, int64_t K, int64_t n, int64_t N, int64_t D,
+              int64_t width) {
+  for (int64_t k = 0; k < K; ++k)
+    for (int64_t d = 0; d < width; ++d)
+      padded[k * width + d] = rows != nullptr && d < D ? rows[(k * N + n) * D + d] : 0;
+}
+
+}  // namespace flashrnn

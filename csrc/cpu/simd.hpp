@@ -1,0 +1,101 @@
+// One vector of numbers, whatever its width: GCC's vector extensions carry the arithmetic, and the
+// few operations that they lack (fused multiply-add, masked access) are spelled here per ISA.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define FLASHRNN_INLINE inline __attribute__((always_inline))
+#define FLASHRNN_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace flashrnn {
+
+template <class R, int Bytes>
+struct Simd {
+  using Real = R;
+  using Int = std::conditional_t<sizeof(R) == 4, int32_t, int64_t>;
+  static constexpr int lanes = Bytes / sizeof(R);
+  typedef R Vec __attribute__((vector_size(Bytes)));
+  typedef Int IntVec __attribute__((vector_size(Bytes)));
+
+  static FLASHRNN_INLINE Vec broadcast(R x) { return x - Vec{}; }
+
+  static FLASHRNN_INLINE Vec load(const R* p) {
+    Vec v;
+    std::memcpy(&v, p, Bytes);
+    return v;
+  }
+
+  static FLASHRNN_INLINE void store(R* p, Vec v) { std::memcpy(p, &v, Bytes); }
+
+  // The first `count` numbers at p, zeros behind; reads nothing past them. count >= 1.
+  static FLASHRNN_INLINE Vec load(const R* p, int64_t count) {
+    if (__builtin_expect(count >= lanes, 1)) return load(p);
+#if defined(__AVX512F__)
+    if constexpr (Bytes == 64 && sizeof(R) == 4)
+      return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+    if constexpr (Bytes == 64 && sizeof(R) == 8)
+      return (Vec)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), p);
+#endif
+    Vec v{};
+    for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+    return v;
+  }
+
+  // Writes the first `count` numbers and nothing past them.
+  static FLASHRNN_INLINE void store(R* p, Vec v, int64_t count) {
+    if (__builtin_expect(count >= lanes, 1)) return store(p, v);
+#if defined(__AVX512F__)
+    if constexpr (Bytes == 64 && sizeof(R) == 4)
+      return _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+    if constexpr (Bytes == 64 && sizeof(R) == 8)
+      return _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)v);
+#endif
+    for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+  }
+
+  // a * b + c, rounded once where the machine can.
+  static FLASHRNN_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+    if constexpr (Bytes == 64 && sizeof(R) == 4)
+      return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    if constexpr (Bytes == 64 && sizeof(R) == 8)
+      return (Vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#endif
+#if defined(__FMA__)
+    if constexpr (Bytes == 32 && sizeof(R) == 4)
+      return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    if constexpr (Bytes == 32 && sizeof(R) == 8)
+      return (Vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#endif
+    return a * b + c;
+  }
+};
+
+// body(0), body(1), …, body(N - 1) with constant indices, so that arrays indexed by them stay in
+// registers (GCC spills accumulators that it meets in a loop).
+template <int N, class Body>
+FLASHRNN_INLINE void unroll(Body&& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
+// body(0), …, body(count - 1); a body of few operations is repeated, to pay for the loop.
+template <int Operations, class Body>
+FLASHRNN_INLINE void repeat(int64_t count, Body&& body) {
+  constexpr int steps = Operations >= 12 ? 1 : 4;
+  int64_t i = 0;
+  if constexpr (steps > 1)
+    for (; i + steps <= count; i += steps)
+      unroll<steps>([&](auto k) __attribute__((always_inline)) { body(i + k); });
+  for (; i < count; ++i) body(i);
+}
+
+}  // namespace flashrnn

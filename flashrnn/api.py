@@ -1,0 +1,133 @@
+"""The functional entry point: check arguments, choose a back end, run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from flashrnn.dtypes import BY_NAME
+from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
+from flashrnn.ir.cell import DENSE, Cell, cell_of
+from flashrnn.reference import reference
+from flashrnn.runtime import operators
+
+Tensor = torch.Tensor
+BACKENDS = ("auto", "cpu", "reference")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A back end and why it was chosen."""
+
+    backend: str
+    reason: str
+
+
+def flashrnn(
+    Wx: Tensor,
+    R: Tensor,
+    b: Tensor | None = None,
+    states: Tensor | None = None,
+    function: str | Cell = "lstm",
+    backend: str = "auto",
+    parameters: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a recurrent cell over a sequence with fused kernels, differentiably.
+
+    Wx [B, T, G_w, N, D]: the input products. R [G_r, N, D, P], P = D: recurrent weights,
+    (R h)[g, n, d] = sum_p R[g, n, d, p] h[n, p]; [G_r, N, D] for an element-wise recurrence.
+    b [G, N, D] or None for zeros. states [S, B, 1, N, D]: initial states, None for zeros; state 0
+    is the output h. parameters [K, N, D]: per-unit parameters of a cell that declares some.
+    function: a cell or its name; the order of the gates is the cell's. Tensors of any strides,
+    all of one dtype and device.
+
+    Returns (states [S, B, T, N, D] after every step, last [S, B, 1, N, D]); memory is ordered as
+    that of Wx (time-major in, time-major out). Gradients flow to every floating-point argument
+    from both results.
+
+    backend: "cpu" (generated C++), "reference" (slow, any dtype and device, gradients of any
+    order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError, DeviceError,
+    UnknownFunctionError, BackendError. The layout is that of the FlashRNN paper's library
+    (Pöppel et al., 2024).
+    """
+    cell = cell_of(function)
+    _check(cell, Wx, R, b, states, parameters)
+    if backend not in BACKENDS:
+        raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
+    if backend == "auto":
+        backend = choose_backend(Wx).backend
+    if backend == "reference":
+        return reference(Wx, R, b, states, cell, parameters)
+    _check_cpu(Wx)
+    return operators.recurrence(cell, Wx, R, b, parameters, states)
+
+
+def choose_backend(Wx: Tensor) -> Choice:
+    """What backend="auto" takes for such a tensor, and why."""
+    if Wx.device.type != "cpu":
+        return Choice("reference", f"no fused kernels for device {Wx.device} yet")
+    if not _has_kernel(Wx):
+        return Choice("reference", f"no fused kernels for {Wx.dtype} on a CPU")
+    return Choice("cpu", f"fused C++ kernels carry {Wx.dtype} on a CPU")
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return any(d.torch == x.dtype for d in BY_NAME.values())
+
+
+def _check_cpu(Wx: Tensor) -> None:
+    if Wx.device.type != "cpu":
+        raise DeviceError(f'backend="cpu" needs CPU tensors, Wx is on {Wx.device}')
+    if not _has_kernel(Wx):
+        known = ", ".join(BY_NAME)
+        raise DtypeError(
+            f'backend="cpu" has kernels for {known}, Wx is {Wx.dtype}; '
+            'backend="reference" takes any dtype'
+        )
+
+
+def _check(
+    cell: Cell, Wx: Tensor, R: Tensor, b: Tensor | None, states: Tensor | None,
+    parameters: Tensor | None,
+) -> None:
+    for name, x in (("Wx", Wx), ("R", R), ("b", b), ("states", states), ("parameters", parameters)):
+        if x is None and name not in ("Wx", "R"):
+            continue
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise DtypeError(f"{name} must be floating point, got {x.dtype}")
+        if x.dtype != Wx.dtype:
+            raise DtypeError(f"{name} is {x.dtype}, but Wx is {Wx.dtype}: all must be the same")
+        if x.device != Wx.device:
+            raise DeviceError(f"{name} is on {x.device}, but Wx is on {Wx.device}")
+    if Wx.dim() != 5:
+        raise ShapeError(f"Wx must be [B, T, G_w, N, D] (5 dimensions), got {tuple(Wx.shape)}")
+    B, _, _, N, D = Wx.shape
+    if N < 1 or D < 1:
+        raise ShapeError(f"Wx needs at least one head and one unit, got N = {N}, D = {D}")
+    _same("Wx", "[B, T, G_w, N, D]", Wx, (B, Wx.shape[1], len(cell.input), N, D), cell)
+    if cell.recurrence == DENSE:
+        _same("R", "[G_r, N, D, P]", R, (len(cell.recurrent), N, D, D), cell)
+    else:
+        _same("R", "[G_r, N, D]", R, (len(cell.recurrent), N, D), cell)
+    if b is not None:
+        _same("b", "[G, N, D]", b, (len(cell.gates), N, D), cell)
+    if states is not None:
+        _same("states", "[S, B, 1, N, D]", states, (len(cell.states), B, 1, N, D), cell)
+    if parameters is not None:
+        _same("parameters", "[K, N, D]", parameters, (len(cell.parameters), N, D), cell)
+    elif cell.parameters:
+        raise ShapeError(
+            f"{cell.name} has the parameters {', '.join(cell.parameters)}: "
+            f"pass parameters [{len(cell.parameters)}, {N}, {D}]"
+        )
+
+
+def _same(name: str, layout: str, x: Tensor, expected: tuple[int, ...], cell: Cell) -> None:
+    if tuple(x.shape) != expected:
+        raise ShapeError(
+            f"{name} {layout} is {tuple(x.shape)}, but {cell.name} (gates {' '.join(cell.gates)}) "
+            f"with these sizes needs {expected}"
+        )

@@ -1,0 +1,35 @@
+"""The storage types of the kernels, with their name on each target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from flashrnn.errors import DtypeError
+
+
+@dataclass(frozen=True)
+class Dtype:
+    """One storage type. `bytes` is the size of an element."""
+
+    name: str
+    torch: torch.dtype
+    cpp: str
+    bytes: int
+
+
+FLOAT32 = Dtype("float32", torch.float32, "float", 4)
+FLOAT64 = Dtype("float64", torch.float64, "double", 8)
+
+BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}
+_BY_TORCH = {d.torch: d for d in BY_NAME.values()}
+
+
+def dtype_of(torch_dtype: torch.dtype) -> Dtype:
+    """The table's row for a torch dtype; DtypeError where kernels do not carry it."""
+    try:
+        return _BY_TORCH[torch_dtype]
+    except KeyError:
+        known = ", ".join(sorted(BY_NAME))
+        raise DtypeError(f"dtype {torch_dtype} has no kernel; kernels exist for {known}") from None

@@ -1,0 +1,1 @@
+"""Emitters: expressions to source text, one file per target."""

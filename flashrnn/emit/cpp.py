@@ -1,0 +1,184 @@
+"""C++ for the CPU schedules of csrc/cpu: a cell's pointwise parts as a struct of inline functions.
+
+The emitted file is small: the tiling as constexpr lines, the cell, and the entry points that
+instantiate the schedule. It is meant to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flashrnn.dtypes import Dtype
+from flashrnn.ir.expression import CONSTANT, INPUT, Expression, walk
+from flashrnn.ir.ops import OPS
+from flashrnn.passes.lower import Program
+
+FORWARD, BACKWARD = "forward", "backward"
+
+
+def emit_kernel(
+    program: Program,
+    direction: str,
+    dtype: Dtype,
+    *,
+    vector_bytes: int,
+    b_per_register: int,
+    d_per_register: int,
+) -> str:
+    """The source of one kernel. direction: "forward" or "backward". Sizes as in the tiling."""
+    schedule = direction.capitalize()
+    return f"""\
+// {program.cell.name}, {direction}, {dtype.name}: generated from the cell's equations.
+// Tiling: {b_per_register} rows x {d_per_register} units of every gate in registers.
+#include "cpu/{direction}.hpp"
+
+using Real = {dtype.cpp};
+constexpr int vector_bytes = {vector_bytes};
+constexpr int b_per_register = {b_per_register};
+constexpr int d_per_register = {d_per_register};
+
+{emit_cell(program)}
+using S = flashrnn::Simd<Real, vector_bytes>;
+using Kernel = flashrnn::{schedule}<Cell, S, b_per_register, d_per_register>;
+
+// Size of the workspace in numbers.
+FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {{
+  int64_t needed = 0;
+  Kernel(*arguments, nullptr, &needed);
+  return needed;
+}}
+
+FLASHRNN_EXPORT void flashrnn_run(const Kernel::Arguments* arguments) {{
+  Kernel(*arguments, arguments->workspace).run();
+}}
+"""
+
+
+def emit_cell(program: Program) -> str:
+    """The struct that csrc/cpu calls a Cell."""
+    cell = program.cell
+    recurrent = cell.product_gates
+    reads_state = [program.reads("state", s) for s in cell.states]
+    reads_next = [program.reads("new_state", s) for s in cell.states]
+    forward_inputs = {("gate", g): f"gate[{k}]" for k, g in enumerate(cell.gates)}
+    both = {("state", s): f"state[{k}]" for k, s in enumerate(cell.states)}
+    both |= {w: f"weight[{k}]" for k, w in enumerate(program.weights)}
+    backward_inputs = {("new_state", s): f"next[{k}]" for k, s in enumerate(cell.states)}
+    backward_inputs |= {("saved", str(k)): f"save[{k}]" for k in range(len(program.saved))}
+    backward_inputs |= {("cotangent", s): f"d_next[{k}]" for k, s in enumerate(cell.states)}
+    forward = emit_assignments(
+        [f"next[{k}]" for k in range(len(cell.states))]
+        + [f"save[{k}]" for k in range(len(program.saved))],
+        program.new_states + program.saved,
+        forward_inputs | both,
+    )
+    backward = emit_assignments(
+        [f"d_gate[{k}]" for k in range(len(cell.gates))]
+        + [f"d_state[{k}]" for k in range(len(cell.states))]
+        + [f"d_weight[{k}]" for k in range(len(program.weights))],
+        program.backward,
+        both | backward_inputs,
+    )
+    return f"""\
+struct Cell {{
+  // gates: {" ".join(cell.gates)}; states: {" ".join(cell.states)}
+  static constexpr int gates = {len(cell.gates)}, states = {len(cell.states)};
+  static constexpr int weights = {len(program.weights)}, saved = {len(program.saved)};
+  static constexpr int recurrent = {len(recurrent)};
+  // Where a gate stands in R and in Wx (-1: not there), and which gate stands where in R.
+  static constexpr int recurrent_slot[] = {_slots(cell.gates, recurrent)};
+  static constexpr int input_slot[] = {_slots(cell.gates, cell.input)};
+  static constexpr int recurrent_gate[] = {_slots(recurrent, cell.gates) if recurrent else "{-1}"};
+  // What the derivative reads of the states before and after the step.
+  static constexpr bool reads_state[] = {_booleans(reads_state)};
+  static constexpr bool reads_next[] = {_booleans(reads_next)};
+
+  template <class S, class Vec = typename S::Vec>
+  static FLASHRNN_INLINE void forward(const Vec* gate, [[maybe_unused]] const Vec* state,
+                                      [[maybe_unused]] const Vec* weight, Vec* next,
+                                      [[maybe_unused]] Vec* save) {{
+    namespace math = flashrnn::math;
+{forward}
+  }}
+
+  template <class S, class Vec = typename S::Vec>
+  static FLASHRNN_INLINE void backward([[maybe_unused]] const Vec* state,
+                                       [[maybe_unused]] const Vec* next,
+                                       [[maybe_unused]] const Vec* weight,
+                                       [[maybe_unused]] const Vec* save, const Vec* d_next,
+                                       Vec* d_gate, Vec* d_state,
+                                       [[maybe_unused]] Vec* d_weight) {{
+    namespace math = flashrnn::math;
+{backward}
+  }}
+}};
+"""
+
+
+def emit_assignments(
+    targets: Sequence[str],
+    roots: Sequence[Expression],
+    inputs: Mapping[tuple[str, str], str],
+    indent: str = "    ",
+) -> str:
+    """Statements that assign each root to its target.
+
+    A product that a sum alone uses becomes one fused multiply-add.
+    """
+    uses: dict[Expression, int] = {}
+    for node in walk(roots):
+        for argument in node.arguments:
+            uses[argument] = uses.get(argument, 0) + 1
+    for root in roots:
+        uses[root] = uses.get(root, 0) + 1
+    fused = {
+        node: product
+        for node in walk(roots)
+        if node.op in ("add", "sub") and (product := _product_in(node, uses)) is not None
+    }
+    names: dict[Expression, str] = {}
+    lines = []
+    for node in walk(roots):
+        if node.op == CONSTANT:
+            names[node] = f"S::broadcast({node.value!r})"
+        elif node.op == INPUT:
+            names[node] = inputs[(node.kind, node.name)]
+        elif node not in fused.values():
+            names[node] = f"x{len(lines)}"
+            boolean = OPS[node.op].boolean
+            kind = "auto" if boolean else "Vec"
+            text = _fma(node, fused[node], names) if node in fused else _spell(node, names)
+            lines.append(f"{indent}const {kind} {names[node]} = {text};")
+    lines += [
+        f"{indent}{target} = {names[root]};" for target, root in zip(targets, roots, strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def _product_in(node: Expression, uses: Mapping[Expression, int]) -> Expression | None:
+    """The operand that can be fused: a product used here alone, the later one if both are."""
+    for argument in reversed(node.arguments):
+        if argument.op == "mul" and uses[argument] == 1:
+            return argument
+    return None
+
+
+def _fma(node: Expression, product: Expression, names: Mapping[Expression, str]) -> str:
+    left, right = (names[a] for a in product.arguments)
+    first = node.arguments[0] is product
+    other = names[node.arguments[1 if first else 0]]
+    if node.op == "add":
+        return f"S::fma({left}, {right}, {other})"
+    return f"S::fma({left}, {right}, -{other})" if first else f"S::fma(-{left}, {right}, {other})"
+
+
+def _spell(node: Expression, names: Mapping[Expression, str]) -> str:
+    return OPS[node.op].spelling["cpp"].format(*(names[a] for a in node.arguments))
+
+
+def _slots(items: Sequence[str], within: Sequence[str]) -> str:
+    return "{" + ", ".join(str(within.index(i) if i in within else -1) for i in items) + "}"
+
+
+def _booleans(values: Sequence[bool]) -> str:
+    return "{" + ", ".join("true" if v else "false" for v in values) + "}"

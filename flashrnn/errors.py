@@ -1,0 +1,38 @@
+"""Every error that flashrnn raises on purpose: typed, naming the offending values and what works."""
+
+from __future__ import annotations
+
+
+class FlashRNNError(Exception):
+    """Base of the library's errors."""
+
+
+class CellError(FlashRNNError):
+    """A cell's declaration or equations cannot be compiled."""
+
+
+class ShapeError(FlashRNNError, ValueError):
+    """A tensor's rank or size disagrees with the others."""
+
+
+class DtypeError(FlashRNNError, TypeError):
+    """A dtype that no kernel carries, or tensors of different dtypes."""
+
+
+class DeviceError(FlashRNNError, ValueError):
+    """Tensors on different devices, or on one that the back end cannot reach."""
+
+
+class UnknownFunctionError(FlashRNNError, KeyError):
+    """A cell name that nobody declared."""
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class BackendError(FlashRNNError, RuntimeError):
+    """The back end that was asked for cannot run here, or no such back end exists."""
+
+
+class CompilerError(BackendError):
+    """No C++ compiler, or the compiler rejected a generated source."""

@@ -1,0 +1,1 @@
+"""Scalar expressions: what a cell computes for one unit at one time step."""

@@ -1,0 +1,177 @@
+"""Expression nodes: immutable, interned, built by ordinary operators.
+
+Two expressions that are written alike are one object, so common subexpressions need no pass of
+their own, and identity is equality. The grammar:
+
+    expression := constant(float) | input(kind, name) | op(expression, ...)
+
+`kind` says where an input comes from: gate, state, parameter, recurrent (element-wise weights);
+in derivatives also new_state, saved and cotangent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Union
+
+from flashrnn.errors import CellError
+
+Operand = Union["Expression", float, int]
+
+CONSTANT = "constant"
+INPUT = "input"
+
+_interned: weakref.WeakValueDictionary[tuple[object, ...], Expression] = (
+    weakref.WeakValueDictionary()
+)
+_serial = itertools.count()
+
+
+class Expression:
+    """A node. Compare with `is`; in a cell use `equal(a, b)`, `a < b` and `where`."""
+
+    __slots__ = ("__weakref__", "arguments", "kind", "name", "op", "serial", "value")
+
+    op: str
+    arguments: tuple[Expression, ...]
+    kind: str
+    name: str
+    value: float
+    serial: int
+
+    def __add__(self, other: Operand) -> Expression:
+        return apply("add", self, other)
+
+    def __radd__(self, other: Operand) -> Expression:
+        return apply("add", other, self)
+
+    def __sub__(self, other: Operand) -> Expression:
+        return apply("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Expression:
+        return apply("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Expression:
+        return apply("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Expression:
+        return apply("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Expression:
+        return apply("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Expression:
+        return apply("div", other, self)
+
+    def __neg__(self) -> Expression:
+        return apply("neg", self)
+
+    def __lt__(self, other: Operand) -> Expression:
+        return apply("less", self, other)
+
+    def __le__(self, other: Operand) -> Expression:
+        return apply("less_equal", self, other)
+
+    def __gt__(self, other: Operand) -> Expression:
+        return apply("less", other, self)
+
+    def __ge__(self, other: Operand) -> Expression:
+        return apply("less_equal", other, self)
+
+    def __bool__(self) -> bool:
+        raise CellError(
+            "an expression has no truth value while a cell is traced: "
+            "write where(condition, a, b) instead of `if` or `and`, and equal(a, b) for ==",
+        )
+
+    def __pow__(self, exponent: int) -> Expression:
+        if not isinstance(exponent, int) or not 1 <= exponent <= 4:
+            raise CellError(f"only powers 1 to 4 are supported in a cell, got {exponent!r}")
+        product = self
+        for _ in range(exponent - 1):
+            product = product * self
+        return product
+
+    def __repr__(self) -> str:
+        if self.op == CONSTANT:
+            return f"{self.value:g}"
+        if self.op == INPUT:
+            return f"{self.kind}.{self.name}"
+        return f"{self.op}({', '.join(map(repr, self.arguments))})"
+
+
+def _intern(
+    op: str, arguments: tuple[Expression, ...], kind: str, name: str, value: float
+) -> Expression:
+    # -0.0 == 0.0 but they are different constants; NaN is not equal to itself
+    number = (value, math.copysign(1.0, value)) if op == CONSTANT else 0
+    key = (op, tuple(a.serial for a in arguments), kind, name, number)
+    node = _interned.get(key)
+    if node is None:
+        node = Expression()
+        node.op, node.arguments, node.kind, node.name, node.value = op, arguments, kind, name, value
+        node.serial = next(_serial)
+        _interned[key] = node
+    return node
+
+
+def constant(value: float) -> Expression:
+    """A literal number."""
+    if math.isnan(value):
+        raise CellError("a cell's constant is NaN")
+    return _intern(CONSTANT, (), "", "", float(value))
+
+
+def leaf(kind: str, name: str) -> Expression:
+    """A value that comes from outside the expression."""
+    return _intern(INPUT, (), kind, name, 0.0)
+
+
+def apply(op: str, *operands: Operand) -> Expression:
+    """`op` of the operands; numbers become constants. Names and arities: `flashrnn.ir.ops`."""
+    return _intern(op, tuple(_lift(x) for x in operands), "", "", 0.0)
+
+
+def _lift(x: object) -> Expression:
+    if isinstance(x, Expression):
+        return x
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise CellError(
+            f"a cell computes with gates, states, parameters and numbers, got {x!r}; "
+            "a comparison for equality is written equal(a, b)"
+        )
+    return constant(x)
+
+
+def walk(roots: Iterable[Expression]) -> Iterator[Expression]:
+    """Every node below the roots once, arguments before their users."""
+    seen: set[int] = set()
+    stack = [(root, False) for root in reversed(list(roots))]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            yield node
+        elif node.serial not in seen:
+            seen.add(node.serial)
+            stack.append((node, True))
+            stack.extend((a, False) for a in reversed(node.arguments))
+
+
+def substitute(
+    roots: Iterable[Expression], replacement: dict[Expression, Expression]
+) -> list[Expression]:
+    """The roots with nodes replaced, wherever they occur."""
+    roots = list(roots)
+    done = dict(replacement)
+    for node in walk(roots):
+        if node not in done:
+            done[node] = rebuild(node, tuple(done[a] for a in node.arguments))
+    return [done[root] for root in roots]
+
+
+def rebuild(node: Expression, arguments: tuple[Expression, ...]) -> Expression:
+    """The same operation on other arguments."""
+    return _intern(node.op, arguments, node.kind, node.name, node.value)

@@ -1,0 +1,106 @@
+"""Which compiled kernel serves a call: tuned, or chosen by the cost model; loaded once."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from autotune import cache
+from autotune.device import Device
+from flashrnn.dims import Dims
+from flashrnn.dtypes import Dtype
+from flashrnn.emit.cpp import emit_kernel
+from flashrnn.ir.cell import Cell
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.build import build, primitives_digest
+from flashrnn.tiling import cpu
+from flashrnn.tiling.cpu import CpuProblem, CpuTiling
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A loaded library. run(arguments) and workspace(arguments) take a packed argument block."""
+
+    path: str
+    run: Any
+    workspace: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel, and the part of its tiling that is an argument of the call."""
+
+    kernel: Kernel
+    tiling: CpuTiling
+    tuned: bool
+
+
+_plans: dict[object, tuple[int, Plan]] = {}
+
+
+def plan_for(
+    cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int
+) -> Plan:
+    """The plan for these sizes: T takes no part in the choice."""
+    key = (cell.key, direction, dtype, dims.B, dims.N, dims.D, threads)
+    known = _plans.get(key)
+    if known is None or known[0] != cache.generation():
+        device = Device.current()
+        problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
+        config = cache.lookup(problem_key(problem), device)
+        tiling = CpuTiling.of_config(config) if config else default_tiling(problem, device)
+        known = cache.generation(), Plan(load(problem, tiling, device), tiling, bool(config))
+        _plans[key] = known
+    return known[1]
+
+
+def problem_key(problem: CpuProblem) -> dict[str, int | str]:
+    """What a tuned tiling is remembered under."""
+    dims = problem.dims
+    return {
+        "kernel": f"{problem.program.cell.key} {problem.direction}",
+        "dtype": problem.dtype.name,
+        "B": dims.B,
+        "N": dims.N,
+        "D": dims.D,
+        "threads": problem.threads,
+        "source": primitives_digest(),
+    }
+
+
+@lru_cache(maxsize=1024)
+def default_tiling(problem: CpuProblem, device: Device) -> CpuTiling:
+    """The cheapest tiling by the cost model."""
+    solutions = cpu.model(problem, device).solutions()
+    best = min(solutions, key=lambda s: (cpu.cost(s, problem, device), sorted(s.items())))
+    return CpuTiling.of_config(best)
+
+
+def source_of(problem: CpuProblem, tiling: CpuTiling, device: Device) -> str:
+    """The C++ that is compiled for this tiling."""
+    return emit_kernel(
+        problem.program,
+        problem.direction,
+        problem.dtype,
+        vector_bytes=device.vector_bytes,
+        b_per_register=tiling.b_per_register,
+        d_per_register=tiling.d_per_register,
+    )
+
+
+def load(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Kernel:
+    """Compile, unless an earlier run did, and open the library."""
+    name = f"{problem.program.cell.name}-{problem.direction}-{problem.dtype.name}"
+    path = str(build(name, source_of(problem, tiling, device), device))
+    return _open(path)
+
+
+@lru_cache(maxsize=256)
+def _open(path: str) -> Kernel:
+    library = ctypes.CDLL(path)
+    run, workspace = library.flashrnn_run, library.flashrnn_workspace
+    run.argtypes, run.restype = [ctypes.c_char_p], None
+    workspace.argtypes, workspace.restype = [ctypes.c_char_p], ctypes.c_int64
+    return Kernel(path, run, workspace)

@@ -1,0 +1,167 @@
+"""Tilings of the CPU schedules (csrc/cpu/forward.hpp, csrc/cpu/backward.hpp).
+
+A register tile is b_per_register rows of the batch times d_per_register units; in the forward
+pass every recurrent gate of those units has its own accumulators, in the backward pass there is
+one sum per unit. A core runs the whole sequence for b_per_core rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from autotune.cost import Work, seconds
+from autotune.device import Device
+from constrint import Model
+from flashrnn.dims import Dims
+from flashrnn.dtypes import Dtype
+from flashrnn.emit.cpp import FORWARD
+from flashrnn.passes.lower import Program, pointwise_cost
+
+# Rows and vectors that are worth a register tile of their own; larger ones never fit.
+MOST_ROWS = 14
+MOST_VECTORS = 8
+FMA_LATENCY = 4.0
+
+
+@dataclass(frozen=True)
+class CpuTiling:
+    """A solved tiling. Units: rows of the batch, units of a head."""
+
+    b_per_register: int
+    d_per_register: int
+    b_per_core: int
+
+    def as_config(self) -> dict[str, int]:
+        """The tiling as a solution of the model."""
+        return asdict(self)
+
+    @staticmethod
+    def of_config(config: Mapping[str, int]) -> CpuTiling:
+        """The tiling in a solution of the model."""
+        return CpuTiling(**{name: config[name] for name in CpuTiling.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class CpuProblem:
+    """What a tiling depends on: the cell, a direction, a dtype, sizes and threads."""
+
+    program: Program
+    direction: str
+    dtype: Dtype
+    dims: Dims
+    threads: int
+
+    @property
+    def accumulated(self) -> int:
+        """Sums per unit that a register tile holds."""
+        return max(1, len(self.program.cell.product_gates)) if self.direction == FORWARD else 1
+
+    @property
+    def contracted(self) -> int:
+        """Terms of each sum."""
+        gates = len(self.program.cell.product_gates)
+        return self.dims.D * (min(gates, 1) if self.direction == FORWARD else gates)
+
+
+def model(problem: CpuProblem, device: Device) -> Model:
+    """Every tiling that fits this device. Never empty: one row and one vector always fit."""
+    dims, item = problem.dims, problem.dtype.bytes
+    lanes = device.vector_bytes // item
+    sums, terms = problem.accumulated, problem.contracted
+    m = Model(f"{problem.program.cell.name} {problem.direction} on {device.isa}")
+    widest = min(MOST_VECTORS, -(-dims.D // lanes))
+    rows = min(MOST_ROWS, max(1, dims.B))
+    b = m.int_var("b_per_register", range(1, rows + 1))
+    d = m.int_var("d_per_register", range(lanes, widest * lanes + 1, lanes))
+    core = m.int_var("b_per_core", _row_counts(dims.B))
+    vectors = d // lanes
+    # Sums; then either one vector of R and a broadcast h per row, or the other way round.
+    operands = b + 1 if problem.direction == FORWARD else vectors + 1
+    m.add(
+        sums * b * vectors + operands <= device.vector_registers,
+        name="vector registers: sums and operands",
+    )
+    m.add(b <= core, name="a register tile's rows belong to one core")
+    # A panel of R is read again for every register tile of rows, so it should stay in L2.
+    panel = sums * lanes * terms * item
+    m.add(
+        sums * d * terms * item <= max(device.l2_bytes // 2, panel),
+        name="a panel of R fits half of L2 (bytes)",
+    )
+    row = _scratch_numbers(problem) * (dims.D + widest * lanes) * item
+    m.add(
+        core * row <= max(device.l2_bytes // 2, row),
+        name="the rows' states fit half of L2 (bytes)",
+    )
+    tiles = (max(dims.B, 1) + core - 1) // core
+    busy = min(problem.threads, max(1, dims.B) * max(1, dims.N))
+    m.add(tiles * max(dims.N, 1) >= busy, name="work items for every thread")
+    return m
+
+
+def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> float:
+    """Estimated seconds of one call: product, loads and cache traffic against peak rates."""
+    dims, item = problem.dims, problem.dtype.bytes
+    lanes = device.vector_bytes // item
+    tiling = CpuTiling.of_config(config)
+    b, vectors = tiling.b_per_register, tiling.d_per_register // lanes
+    sums, terms = problem.accumulated, problem.contracted
+    panels = -(-dims.D // tiling.d_per_register)
+    tiles = -(-dims.B // tiling.b_per_core)
+    rounds = -(-tiles * dims.N // problem.threads)  # work items that one thread runs in turn
+    rows = min(tiling.b_per_core, dims.B)
+    per_step = Work(0.0, 0.0, 0.0, {}, 0.0)
+    cycles_bound = 0.0
+    for tile_rows in _register_tiles(rows, b):
+        fma = sums * tile_rows * vectors
+        loads = sums * vectors + tile_rows
+        bound = max(fma / device.fma_per_cycle, loads / device.loads_per_cycle, FMA_LATENCY)
+        cycles_bound += panels * terms * bound + panels * 30.0
+    r_bytes = len(problem.program.cell.product_gates) * dims.D * dims.D * item
+    traffic = {_level(r_bytes * max(1, dims.N // problem.threads), device): float(r_bytes)}
+    program = problem.program
+    roots = program.new_states if problem.direction == FORWARD else program.backward
+    pointwise = pointwise_cost(roots) / device.fma_per_cycle
+    pointwise *= rows * panels * vectors
+    per_step = Work(
+        fma=cycles_bound * device.fma_per_cycle,
+        loads=0.0,
+        transcendental_cycles=pointwise,
+        bytes=traffic,
+        overhead_cycles=0.0,
+    )
+    return rounds * dims.T * seconds(per_step, device)
+
+
+def _level(size: int, device: Device) -> str:
+    """The cache that holds that many bytes next to what streams by."""
+    if 2 * size <= device.l1_bytes:
+        return "l1"
+    if 4 * size <= 3 * device.l2_bytes:
+        return "l2"
+    return "l3" if size <= device.l3_bytes else "memory"
+
+
+def _register_tiles(rows: int, b: int) -> list[int]:
+    """The register tiles that the schedule cuts `rows` into: of b rows, then b/2, b/4, ..."""
+    tiles = []
+    size = b
+    while rows and size:
+        tiles += [size] * (rows // size)
+        rows %= size
+        size //= 2
+    return tiles
+
+
+def _row_counts(B: int) -> list[int]:
+    """Rows per core worth trying: B in k equal parts, for each k."""
+    return sorted({-(-max(B, 1) // k) for k in range(1, max(B, 1) + 1)})
+
+
+def _scratch_numbers(problem: CpuProblem) -> int:
+    """Numbers per row and unit that a work item keeps between steps."""
+    cell, weights = problem.program.cell, len(problem.program.weights)
+    if problem.direction == FORWARD:
+        return len(cell.states) + 1
+    return 2 * len(cell.product_gates) + len(cell.states) + weights
