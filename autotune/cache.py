@@ -107,8 +107,8 @@ def store(entry: Entry) -> bool:
 def remember_here(problem: Problem, fingerprint: str, config: Mapping[str, int]) -> None:
     """Answer later look-ups of this process with `config`, without writing anything."""
     global _stores  # noqa: PLW0603  (a counter of the process, like the memo)
-    _stores += 1
     _memo[_key(problem, fingerprint)] = dict(config)
+    _stores += 1  # after the answer: who sees the new count finds the new answer
 
 
 def generation() -> int:

@@ -146,7 +146,10 @@ def _run(reference: str, options: argparse.Namespace) -> int:
             "results": [result.report() for result in results],
             "comparisons": [row.report() for row in rows],
         }
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        try:
+            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            return _complain(f"the report is not written: {error}", FAILED)
     return INTERRUPTED if interrupted else DONE
 
 
@@ -162,3 +165,7 @@ def _show(kernel: str | None) -> int:
     else:
         out.print(f"nothing is remembered in {cache.cache_directory()}", soft_wrap=True)
     return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

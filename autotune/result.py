@@ -119,11 +119,17 @@ def timing_report(timing: Timing) -> dict[str, Any]:
 
 
 def binding(tunable: Tunable, device: Device, config: Mapping[str, int]) -> tuple[str, ...]:
-    """What each constraint that holds with nothing to spare uses of what it allows.
+    """What the limits with nothing to spare have used of what they allow, in words.
 
-    The tightest one where none binds exactly; nothing where the model does not admit `config`.
+    The tightest limit where all have some slack. What `config` violates, where it is a default
+    that the model does not admit; nothing where it leaves variables out besides.
     """
-    records = tunable.model(device).binding(config)
-    return tuple(str(record) for record in records if record.slack == 0) or tuple(
-        str(record) for record in records[:1]
-    )
+    model = tunable.model(device)
+    if not model.variables.keys() <= config.keys():
+        return ()
+    records = model.binding(config)
+    broken = [record for record in records if not record.holds]
+    # an equality or a divisibility never has slack: that it holds tells nothing
+    limits = [record for record in records if not record.exact]
+    tight = [record for record in limits if record.slack == 0] or limits[:1]
+    return tuple(str(record) for record in broken or tight)

@@ -132,7 +132,8 @@ class Family(Protocol):
         """The kernels to tune, in order, for the parsed options.
 
         `options` also holds "threads", the number of threads to tune for. Called again in the
-        measuring process with the same options: the answer must be the same list.
+        measuring process with the same options: the answer must be the same list. Raises
+        ValueError for sizes that make no sense.
         """
         ...
 
@@ -171,13 +172,8 @@ class Space:
 
 def candidates(tunable: Tunable, device: Device) -> Space:
     """Solve the tunable's model and rank all of its solutions by estimated cost."""
-    from constrint import Infeasible  # looking up a remembered answer needs no solver
-
     start = time.perf_counter()
-    try:
-        configs = [dict(solution) for solution in tunable.model(device).solutions()]
-    except Infeasible:
-        configs = []
+    configs = [dict(solution) for solution in tunable.model(device).solutions()]
     seconds = time.perf_counter() - start
     feasible = len(configs)
 

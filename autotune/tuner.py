@@ -23,7 +23,7 @@ from autotune.worker import Worker
 
 BUILD_SHARE = 0.5  # of the budget: builds that have not begun by then are left out
 CHECK_SHARE = 0.75
-FIRST_CHECK_SECONDS = 120.0  # the reference is computed in the first check
+LEAST_FIRST_CHECK_SECONDS = 20.0  # the reference is computed in the first check
 ENOUGH_SECONDS = 1.0  # of samples per candidate and round; more does not narrow the medians
 LEAST_ROUND_SECONDS = 0.05
 LEAST_LEAD = 0.01  # of the default's time
@@ -71,8 +71,8 @@ def tune(
 
     `tunable` is number `index` of what `origin` makes; the measuring process makes it again from
     there. The `top_k` cheapest candidates by estimate, and the default, are built and checked.
-    A candidate that gives no answer for `patience` seconds (or ten times what the fastest check
-    took, if that is longer) is given up. `watch(name, stage, done, total)` is told of progress.
+    Once one was checked, a candidate that gives no answer for `patience` seconds (or ten times what
+    the fastest check took, if that is longer) is given up. `watch(name, stage, done, total)` is told of progress.
 
     The budget is a target: the default is always built, checked and timed, however short it is.
     On Ctrl-C the best so far is returned, marked `interrupted`; before any candidate has passed
@@ -153,21 +153,20 @@ class _Search:
     def check(self) -> None:
         """Check what was built, the default first, then the cheapest estimate."""
         built = [at for at, trial in self.trials.items() if trial.status == "built"]
-        fastest = math.inf
+        limit = max(LEAST_FIRST_CHECK_SECONDS, self.budget)
         for done, at in enumerate(built):
             self.watch(self.tunable.name, "check", done, len(built))
             trial = self.trials[at]
             if self.left(CHECK_SHARE) <= 0 and self.passed():
                 trial.fail("skipped", "the budget's share for checking was used up")
                 continue
-            limit = max(self.patience, min(FIRST_CHECK_SECONDS, 10 * fastest))
             start = time.monotonic()
             try:
                 trial.check, trial.warm_seconds = self.worker.check(at, trial.config, limit)
             except WorkerFailed as failure:
                 self._blame(failure)
                 continue
-            fastest = min(fastest, time.monotonic() - start)
+            limit = max(self.patience, min(limit, 10 * (time.monotonic() - start)))
             if trial.check.ok:
                 trial.status = "checked"
             else:
