@@ -1,0 +1,205 @@
+"""The model: variables, constraints, preferences, and the questions one asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from constrint.binding import Binding, measured_all
+from constrint.constraint import Constraint, constraint
+from constrint.domain import Domain, as_integer, divisors, domain_of, powers_of_two
+from constrint.errors import ConstrintError, Infeasible, ModelError
+from constrint.evaluate import holds
+from constrint.expression import Expression, Operand, Variable, expression
+from constrint.intervals import bounds
+from constrint.lower import normal
+from constrint.plan import Plan
+from constrint.space import Space
+from constrint.trie import build
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A constraint of a model with the name its user gave it."""
+
+    constraint: Constraint
+    name: str | None
+    leaves: tuple[Constraint, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.constraint}" if self.name else str(self.constraint)
+
+
+class Model:
+    """Integer variables with finite domains, and constraints that must hold together.
+
+    >>> m = Model("halves")
+    >>> a, b = m.int_var("a", range(1, 9)), m.int_var("b", range(1, 9))
+    >>> m.add(a * b == 12, a < b, name="area")
+    >>> m.solve()
+    {'a': 2, 'b': 6}
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.variables: dict[str, Variable] = {}
+        self.rules: list[Rule] = []
+        self.objectives: list[tuple[Expression, int]] = []  # +1 minimises, -1 maximises
+
+    # What a user states
+
+    def int_var(self, name: str, domain: Iterable[int]) -> Variable:
+        """A new variable; ``domain`` is a range (with any stride) or a list of integers."""
+        if not isinstance(name, str) or not name:
+            raise ModelError(f"a variable needs a name that is a non-empty string, not {name!r}")
+        if name in self.variables:
+            raise ModelError(f"there is already a variable {name!r} in this model")
+        variable = Variable(name, domain_of(domain, name))
+        self.variables[name] = variable
+        return variable
+
+    def bool_var(self, name: str) -> Variable:
+        """A new variable over 0 and 1."""
+        return self.int_var(name, range(2))
+
+    def divisors_of(self, n: int) -> Domain:
+        """A domain: the positive divisors of ``n``."""
+        return divisors(n)
+
+    def powers_of_two(self, low: int, high: int) -> Domain:
+        """A domain: the powers of two from ``low`` to ``high``."""
+        return powers_of_two(low, high)
+
+    def add(self, *constraints: Constraint | bool, name: str | None = None) -> None:
+        """Adds constraints, all under one name; it is what explanations call them."""
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ModelError(f"a constraint's name is a non-empty string, not {name!r}")
+        for stated in constraints:
+            node = constraint(stated, "add")
+            self._check_owned(node)
+            leaves = tuple(normal(node))
+            for leaf in leaves:
+                self._check_size(leaf)
+            self.rules.append(Rule(node, name, leaves))
+
+    def minimize(self, objective: Operand) -> None:
+        """Prefers solutions with a small ``objective``, after the preferences stated before."""
+        self._prefer(objective, 1)
+
+    def maximize(self, objective: Operand) -> None:
+        """Prefers solutions with a large ``objective``, after the preferences stated before."""
+        self._prefer(objective, -1)
+
+    # What a user asks
+
+    def solve(self) -> dict[str, int]:
+        """The best solution by the preferences, or any; raises Infeasible where there is none."""
+        space = self.enumerate()
+        if not space:
+            raise Infeasible(f"no solution{f' of {self.name}' if self.name else ''}")
+        if not self.objectives:
+            return self._verified(space[0])
+        from constrint.evaluate import value
+
+        return self._verified(
+            min(
+                space,
+                key=lambda at: [sign * value(node, at) for node, sign in self.objectives],
+            )
+        )
+
+    def solutions(self, limit: int | None = None) -> Iterator[dict[str, int]]:
+        """The solutions, each once, at most ``limit`` of them."""
+        if limit is not None and as_integer(limit, "the limit") < 0:
+            raise ModelError(f"a limit of {limit} solutions: it must not be negative")
+        for found, at in enumerate(self.enumerate()):
+            if limit is not None and found >= limit:
+                return
+            yield self._verified(at)
+
+    def count(self) -> int:
+        """The number of solutions."""
+        return self.enumerate().count()
+
+    def enumerate(self) -> Space:
+        """All solutions as a lazy space; it is empty where there is none."""
+        plan = Plan(
+            {v: v.domain for v in self.variables.values()},
+            [leaf for rule in self.rules for leaf in rule.leaves],
+        )
+        factors = []
+        if plan.feasible:
+            for component in plan.components:
+                trie = build(component)
+                if trie is None:
+                    break
+                factors.append(trie)
+        whole = plan.feasible and len(factors) == len(plan.components)
+        constants = {v.name: entry[1] for v, entry in plan.constants.items()} if whole else {}
+        return Space(list(self.variables), constants, factors if whole else None)
+
+    def binding(self, solution: Mapping[str, int]) -> list[Binding]:
+        """Every constraint at ``solution`` with its slack, tightest first; 0 binds.
+
+        Inequalities come first, by slack relative to their larger side; equalities,
+        divisibilities and the like, which can only hold exactly, follow.
+        """
+        return measured_all(self.rules, self._assignment(solution))
+
+    def check(self, assignment: Mapping[str, int]) -> list[Binding]:
+        """The constraints that ``assignment`` violates, and by how much (negative slack)."""
+        at = self._assignment(assignment)
+        return [record for record in measured_all(self.rules, at) if not record.holds]
+
+    def __str__(self) -> str:
+        lines = [f"{name} in {v.domain}" for name, v in self.variables.items()]
+        lines += [str(rule) for rule in self.rules]
+        words = {1: "minimize", -1: "maximize"}
+        lines += [f"{words[sign]} {node}" for node, sign in self.objectives]
+        return "\n".join(lines)
+
+    # Helpers
+
+    def _prefer(self, objective: Operand, sign: int) -> None:
+        node = expression(objective, "minimize" if sign > 0 else "maximize")
+        self._check_owned(node)
+        self.objectives.append((node, sign))
+
+    def _check_owned(self, node: Constraint | Expression) -> None:
+        for variable in node.variables():
+            if self.variables.get(variable.name) is not variable:
+                raise ModelError(f"`{node}` uses {variable.name!r}, a variable of another model")
+
+    def _check_size(self, node: Constraint | Expression) -> None:
+        """Powers that no machine could hold are refused when they are stated."""
+        if node.op == "**":
+            bounds(cast(Expression, node), {v: _span(v) for v in node.variables()})
+        for arg in node.args:
+            if isinstance(arg, Expression | Constraint):
+                self._check_size(arg)
+
+    def _assignment(self, assignment: Mapping[str, int]) -> dict[str, int]:
+        missing = [name for name in self.variables if name not in assignment]
+        if missing:
+            raise ModelError(f"the assignment gives no value to {', '.join(missing)}")
+        return {
+            name: as_integer(assignment[name], f"the assignment of {name!r}")
+            for name in self.variables
+        }
+
+    def _verified(self, at: dict[str, int]) -> dict[str, int]:
+        for rule in self.rules:
+            if holds(rule.constraint, at) is not True:
+                raise ConstrintError(f"internal error: {at} violates `{rule}`; please report it")
+        for name, variable in self.variables.items():
+            if at[name] not in variable.domain:
+                raise ConstrintError(
+                    f"internal error: {name} = {at[name]} is not in {variable.domain}"
+                )
+        return at
+
+
+def _span(variable: Variable) -> tuple[int, int]:
+    domain = variable.domain
+    return (domain.low, domain.high) if len(domain) else (0, 0)

@@ -1,0 +1,178 @@
+"""All solutions of one component as a prefix tree in arrays.
+
+Level k has one node per distinct prefix of k+1 values that some solution has, in ascending
+order; a node knows its value and the first of its leaves. The last level has one node per
+solution and costs one narrow integer each; the levels above are shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from constrint.domain import Domain
+from constrint.expression import Variable
+from constrint.plan import Component
+from constrint.step import Columns, Step
+
+Array = npt.NDArray[Any]
+
+BLOCK = 1 << 18
+"""Partial assignments are extended in blocks that form about this many."""
+
+
+def narrow(domain: Domain) -> Array:
+    """The values of a domain in the narrowest signed type that holds them."""
+    for kind in (np.int8, np.int16, np.int32):
+        info = np.iinfo(kind)
+        if info.min <= domain.low and domain.high <= info.max:
+            return domain.array().astype(kind)
+    return domain.array()
+
+
+class Level:
+    """One variable: a value per node, and where each node's leaves begin (None: one each)."""
+
+    __slots__ = ("first", "values", "variable")
+
+    def __init__(self, variable: Variable, values: Array, first: Array | None) -> None:
+        self.variable = variable
+        self.values = values
+        self.first = first
+
+
+class Trie:
+    """The solutions of one component, in lexicographic order of its levels."""
+
+    def __init__(self, levels: list[Level]) -> None:
+        self.levels = levels
+        self.count = len(levels[-1].values)
+
+    def column(self, level: Level) -> Array:
+        """The values of one variable in all solutions."""
+        if level.first is None:
+            return level.values
+        return np.repeat(level.values, np.diff(level.first))
+
+    def slice(self, level: Level, start: int, stop: int) -> Array:
+        """The values of one variable in the solutions start .. stop-1."""
+        if level.first is None:
+            return level.values[start:stop]
+        low = int(np.searchsorted(level.first, start, "right")) - 1
+        high = int(np.searchsorted(level.first, stop, "left"))
+        bounds = np.clip(level.first[low : high + 1], start, stop)
+        return np.repeat(level.values[low:high], np.diff(bounds))
+
+    def take(self, level: Level, rows: Array) -> Array:
+        """The values of one variable in the given solutions."""
+        if level.first is None:
+            return level.values[rows]
+        return level.values[np.searchsorted(level.first, rows, "right") - 1]
+
+    def find(self, config: dict[Variable, int]) -> int | None:
+        """The position of the solution with these values; None where there is none."""
+        low, high = 0, self.count
+        for level in self.levels:
+            start, stop = low, high
+            if level.first is not None:
+                start = int(np.searchsorted(level.first, low, "left"))
+                stop = int(np.searchsorted(level.first, high, "left"))
+            value = config[level.variable]
+            siblings = level.values[start:stop]
+            info = np.iinfo(siblings.dtype)
+            if not info.min <= value <= info.max:
+                return None
+            node = start + int(np.searchsorted(siblings, np.array(value, dtype=siblings.dtype)))
+            if node == stop or level.values[node] != value:
+                return None
+            low, high = node, node + 1
+            if level.first is not None:
+                low, high = int(level.first[node]), int(level.first[node + 1])
+        return low
+
+
+def build(component: Component, first: tuple[Variable, ...] = ()) -> Trie | None:
+    """All solutions of a component; None where there is none."""
+    plan = component.plan
+    if len(component.variables) == 1:
+        variable = component.variables[0]
+        return Trie([Level(variable, narrow(plan.domains[variable]), None)])
+    if not component.tabulate():
+        return None
+    order = component.order(first)
+    grown: list[tuple[Array, Array]] = []  # per level: children per parent, positions of nodes
+    columns: Columns = {}
+    rows = 1
+    for step in steps(component, order):
+        counts, chosen, columns = _extended(step(rows), columns, rows)
+        grown.append((counts, chosen))
+        rows = len(chosen)
+        if rows == 0:
+            return None
+    return Trie(_levels(component, order, grown))
+
+
+def steps(component: Component, order: list[Variable]) -> Iterator[Any]:
+    """For each variable of ``order``, a function from the number of rows to its Step."""
+    place = {variable: k for k, variable in enumerate(order)}
+    completed: list[list[Any]] = [[] for _ in order]
+    last_use = dict.fromkeys(order, -1)
+    for leaf in component.leaves:
+        at = max(place[v] for v in leaf.scope)
+        completed[at].append(leaf)
+        for v in leaf.scope:
+            last_use[v] = max(last_use[v], at)
+    for k, variable in enumerate(order):
+        live = [v for v in order[: k + 1] if last_use[v] > k]
+        leaves = completed[k]
+
+        def make(
+            rows: int, variable: Variable = variable, leaves: Any = leaves, live: Any = live
+        ) -> Step:
+            return Step(component, variable, leaves, rows, live)
+
+        yield make
+
+
+def _extended(step: Step, columns: Columns, rows: int) -> tuple[Array, Array, Columns]:
+    """`Step.extend` in blocks, so that what it holds on the way stays small."""
+    per_block = max(1, BLOCK // max(1, step.fan_out))
+    if rows <= per_block:
+        return step.extend(columns, rows)
+    parts = []
+    for start in range(0, rows, per_block):
+        stop = min(rows, start + per_block)
+        block = {v: column[start:stop] for v, column in columns.items()}
+        parts.append(step.extend(block, stop - start))
+    counts = np.concatenate([part[0] for part in parts])
+    chosen = np.concatenate([part[1] for part in parts])
+    kept = {v: np.concatenate([part[2][v] for part in parts]) for v in parts[0][2]}
+    return counts, chosen, kept
+
+
+def _levels(
+    component: Component, order: list[Variable], grown: list[tuple[Array, Array]]
+) -> list[Level]:
+    """Drops the prefixes that no solution has, and counts the leaves below the others."""
+    levels: list[Level] = []
+    first: Array | None = None
+    for k in reversed(range(len(order))):
+        variable = order[k]
+        counts, chosen = grown[k]
+        values = narrow(component.plan.domains[variable])[chosen]
+        if first is None:
+            levels.append(Level(variable, values, None))
+        else:
+            alive = first[1:] > first[:-1]
+            if alive.all():
+                levels.append(Level(variable, values, first))
+            else:
+                kept = np.append(first[:-1][alive], first[-1])
+                levels.append(Level(variable, values[alive], kept))
+        below = np.concatenate(([0], np.cumsum(counts)))
+        first = below if first is None else first[below]
+    levels.reverse()
+    return levels
