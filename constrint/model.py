@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -46,6 +46,24 @@ class Model:
         self.variables: dict[str, Variable] = {}
         self.rules: list[Rule] = []
         self.objectives: list[tuple[Expression, int]] = []  # +1 minimises, -1 maximises
+
+    @classmethod
+    def from_space(
+        cls,
+        params: Mapping[str, Iterable[int]],
+        constraints: Iterable[str | Callable[..., object]] = (),
+        name: str = "",
+    ) -> Model:
+        """The model of an auto-tuning space: lists of values, and conditions on them.
+
+        A condition is a Python expression, or a callable that takes the variables it names, or
+        one that takes a dict of all values. Arithmetic is exact, also where Python would round.
+        """
+        from constrint.from_space import fill
+
+        model = cls(name)
+        fill(model, params, constraints)
+        return model
 
     # What a user states
 
