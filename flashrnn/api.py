@@ -10,7 +10,7 @@ from flashrnn.dtypes import BY_NAME
 from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.reference import reference
-from flashrnn.runtime import operators
+from flashrnn.runtime.recurrence import recurrence
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "cpu", "reference")
@@ -60,7 +60,7 @@ def flashrnn(
     if backend == "reference":
         return reference(Wx, R, b, states, cell, parameters)
     _check_cpu(Wx)
-    return operators.recurrence(cell, Wx, R, b, parameters, states)
+    return recurrence(cell, Wx, R, b, parameters, states)
 
 
 def choose_backend(Wx: Tensor) -> Choice:

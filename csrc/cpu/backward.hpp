@@ -30,6 +30,7 @@ struct BackwardArguments {
   Real* d_weights;  // [B, K, N, D] contiguous: per row of the batch
   Real* workspace;
   int64_t B, T, N, D, b_per_core, threads;
+  int64_t packed;  // the workspace still holds the weights of an earlier call
   ParallelRegion region;
 };
 
@@ -61,16 +62,20 @@ struct Backward {
   }
 
   void run() const {
-    parallel_for(a.region, a.threads, a.N * panels, [&](int64_t i, int64_t) {
-      const int64_t n = i / panels, panel = i % panels;
-      pack_over_gd<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D);
-      if (panel == 0) pad_rows(a.weights, weights + n * K * width, K, n, a.N, a.D, width);
-    });
+    if (!a.packed) pack();
     const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
     parallel_for(a.region, a.threads, a.N * tiles, [&](int64_t i, int64_t worker) {
       const int64_t b0 = i % tiles * a.b_per_core;
       const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
       Item{*this, i / tiles, b0, rows, scratch + worker * scratch_size}.run();
+    });
+  }
+
+  void pack() const {
+    parallel_for(a.region, a.threads, a.N * panels, [&](int64_t i, int64_t) {
+      const int64_t n = i / panels, panel = i % panels;
+      pack_over_gd<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D);
+      if (panel == 0) pad_rows(a.weights, weights + n * K * width, K, n, a.N, a.D, width);
     });
   }
 
@@ -166,6 +171,7 @@ struct Backward {
             Vec r[V];
             unroll<V>([&](auto v) __attribute__((always_inline)) {
               r[v] = S::load(packed + d * d_per_register + v * W);
+              S::keep_in_register(r[v]);
             });
             unroll<Rows>([&](auto i) __attribute__((always_inline)) {
               const Vec x = S::broadcast(d_gate[i * Gr * f.row + d]);

@@ -29,6 +29,7 @@ struct ForwardArguments {
   Real* saved;  // [T, B, N, vectors of D, saved, lanes], or null in inference
   Real* workspace;
   int64_t B, T, N, D, b_per_core, threads;
+  int64_t packed;  // the workspace still holds the weights of an earlier call
   ParallelRegion region;
 };
 
@@ -61,6 +62,16 @@ struct Forward {
   }
 
   void run() const {
+    if (!a.packed) pack();
+    const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
+    parallel_for(a.region, a.threads, a.N * tiles, [&](int64_t i, int64_t worker) {
+      const int64_t b0 = i % tiles * a.b_per_core;
+      const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
+      Item{*this, i / tiles, b0, rows, scratch + worker * scratch_size}.run();
+    });
+  }
+
+  void pack() const {
     parallel_for(a.region, a.threads, a.N * panels, [&](int64_t i, int64_t) {
       const int64_t n = i / panels, panel = i % panels;
       pack_over_p<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D);
@@ -68,12 +79,6 @@ struct Forward {
         pad_rows(a.bias, bias + n * G * width, G, n, a.N, a.D, width);
         pad_rows(a.weights, weights + n * Cell::weights * width, Cell::weights, n, a.N, a.D, width);
       }
-    });
-    const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
-    parallel_for(a.region, a.threads, a.N * tiles, [&](int64_t i, int64_t worker) {
-      const int64_t b0 = i % tiles * a.b_per_core;
-      const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
-      Item{*this, i / tiles, b0, rows, scratch + worker * scratch_size}.run();
     });
   }
 
@@ -127,6 +132,7 @@ struct Forward {
     __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
       const auto& a = f.a;
       const int64_t d0 = panel * d_per_register;
+      prefetch_next<Rows>(b, d0);
       Vec sum[Rows][Gr > 0 ? Gr : 1][V];
       unroll<Gr>([&](auto r) __attribute__((always_inline)) {
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
@@ -145,7 +151,8 @@ struct Forward {
               h_p[i] = S::broadcast(h[i * f.row + p]);
             });
             unroll<Gr * V>([&](auto j) __attribute__((always_inline)) {
-              const Vec r = S::load(packed + (p * Gr * V + j) * W);
+              Vec r = S::load(packed + (p * Gr * V + j) * W);
+              S::keep_in_register(r);
               unroll<Rows>([&](auto i) __attribute__((always_inline)) {
                 sum[i][j / V][j % V] = S::fma(r, h_p[i], sum[i][j / V][j % V]);
               });
@@ -167,6 +174,18 @@ struct Forward {
           }
         });
       });
+    }
+
+    // Wx of the next step for this tile: its rows lie too far apart for the hardware to foresee.
+    template <int Rows>
+    FLASHRNN_INLINE void prefetch_next(int64_t b, int64_t d) const {
+      const auto& a = f.a;
+      if (t + 1 >= a.T) return;
+      const Real* wx = a.wx + (b0 + b) * a.wx_b + (t + 1) * a.wx_t + n * a.wx_n + d;
+      for (int i = 0; i < Rows; ++i)
+        for (int g = 0; g < Cell::inputs; ++g)
+          for (int64_t v = 0; v < V; ++v)
+            if (d + v * W < a.D) __builtin_prefetch(wx + i * a.wx_b + g * a.wx_g + v * W);
     }
 
     // Wx + bias of one gate.

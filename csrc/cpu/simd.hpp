@@ -60,6 +60,16 @@ struct Simd {
     for (int64_t i = 0; i < count; ++i) p[i] = v[i];
   }
 
+  // The compiler may not load this value again from memory at each of its uses: a machine that
+  // loads one vector per cycle would then wait for loads in a loop of multiply-adds.
+  static FLASHRNN_INLINE void keep_in_register([[maybe_unused]] Vec& x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#elif defined(__x86_64__)
+    asm("" : "+x"(x));
+#endif
+  }
+
   // a * b + c, rounded once where the machine can.
   static FLASHRNN_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

@@ -84,7 +84,7 @@ struct Cell {{
   // gates: {" ".join(cell.gates)}; states: {" ".join(cell.states)}
   static constexpr int gates = {len(cell.gates)}, states = {len(cell.states)};
   static constexpr int weights = {len(program.weights)}, saved = {len(program.saved)};
-  static constexpr int recurrent = {len(recurrent)};
+  static constexpr int recurrent = {len(recurrent)}, inputs = {len(cell.input)};
   // Where a gate stands in R and in Wx (-1: not there), and which gate stands where in R.
   static constexpr int recurrent_slot[] = {_slots(cell.gates, recurrent)};
   static constexpr int input_slot[] = {_slots(cell.gates, cell.input)};

@@ -1,9 +1,8 @@
-"""Call a compiled kernel on torch tensors: allocate results, pack pointers and strides."""
+"""Call a compiled kernel on torch tensors: pack pointers and strides, keep the workspace."""
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 import torch
 
@@ -13,30 +12,108 @@ from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
-from flashrnn.runtime.kernels import Plan, plan_for
+from flashrnn.runtime.kernels import plan_for
 from flashrnn.runtime.openmp import parallel_region
 
 Tensor = torch.Tensor
 
 # ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
-_FORWARD = struct.Struct("=5q 4q 6q 3q 7q")
-_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 7q")
+_FORWARD = struct.Struct("=5q 4q 6q 3q 8q")
+_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 8q")
+_LAYOUTS = {FORWARD: _FORWARD, BACKWARD: _BACKWARD}
+
+_workspace_numbers: dict[tuple[str, int, int, int, int], int] = {}
 
 
-class Forward(NamedTuple):
-    """states [S, B, T, N, D] (or h alone, [1, B, T, N, D]), last [S, B, 1, N, D], saved."""
+class Kernel:
+    """One direction of a cell for given sizes, ready to be called any number of times.
 
-    states: Tensor
-    last: Tensor
-    saved: Tensor
+    Weights are packed in the first call: later calls of the same object must pass the same ones.
+    Calls may cover any part of the sequence, in the order of the recurrence.
+    """
 
+    def __init__(self, cell: Cell, direction: str, like: Tensor, dims: Dims) -> None:
+        self.states = len(cell.states)
+        self._layout = _LAYOUTS[direction]
+        self._threads = torch.get_num_threads()
+        self._plan = plan_for(cell, direction, dtype_of(like.dtype), dims, self._threads)
+        self._sizes = (dims.B, dims.N, dims.D)
+        self._packed = 0
+        self._like = like
+        self._workspace: Tensor | None = None
 
-class Backward(NamedTuple):
-    """d_gates [B, T, G, N, D], d_initial [S, B, 1, N, D] (may be empty), d_weights [B, K, N, D]."""
+    def forward(
+        self,
+        wx: Tensor,
+        r: Tensor,
+        bias: Tensor | None,
+        weights: Tensor | None,
+        initial: Tensor | None,
+        states: Tensor,
+        last: Tensor,
+        saved: Tensor | None,
+    ) -> None:
+        """The steps of wx [B, T, G_w, N, D], into states, last and saved.
 
-    d_gates: Tensor
-    d_initial: Tensor
-    d_weights: Tensor
+        states [S, B, T, N, D], or [1, B, T, N, D] for h alone; last and initial [S, B, 1, N, D],
+        which may be one tensor; saved: T leading entries of `saved_shape`. Innermost dimensions
+        contiguous; r, bias, weights, initial, last and saved altogether.
+        """
+        wb, wt, wg, wn, _ = wx.stride()
+        ss, sb, st, sn, _ = states.stride()
+        self._run(
+            (wx.data_ptr(), wb, wt, wg, wn)
+            + (r.data_ptr(), _at(bias), _at(weights), _at(initial))
+            + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
+            + (last.data_ptr(), _at(saved)),
+            wx.shape[1],
+        )
+
+    def backward(
+        self,
+        r: Tensor,
+        weights: Tensor | None,
+        initial: Tensor | None,
+        states: Tensor,
+        saved: Tensor,
+        d_states: Tensor | None,
+        d_last: Tensor | None,
+        d_gates: Tensor,
+        d_initial: Tensor | None,
+        d_weights: Tensor,
+    ) -> None:
+        """The steps of states [S, B, T, N, D] in reverse, into d_gates, d_initial and d_weights.
+
+        saved as the forward pass left it; d_states [S or 1, B, T, N, D], innermost dimension
+        contiguous, or None; d_last and d_initial [S, B, 1, N, D], which may be one tensor;
+        d_gates [B, T, G, N, D], d_weights [B, K, N, D].
+        """
+        if d_states is None:
+            d_pointers: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+        else:
+            d_pointers = (d_states.data_ptr(), *d_states.stride()[:4], d_states.shape[0])
+        self._run(
+            (r.data_ptr(), _at(weights), _at(initial), states.data_ptr(), *states.stride()[:4])
+            + (saved.data_ptr(), *d_pointers, _at(d_last))
+            + (d_gates.data_ptr(), *d_gates.stride()[:4])
+            + (_at(d_initial), d_weights.data_ptr()),
+            states.shape[2],
+        )
+
+    def _run(self, pointers: tuple[int, ...], T: int) -> None:
+        B, N, D = self._sizes
+        b_per_core, kernel = self._plan.tiling.b_per_core, self._plan.kernel
+        region = parallel_region() if self._threads > 1 else 0
+        rest = (B, T, N, D, b_per_core, self._threads, self._packed, region)
+        if self._workspace is None:
+            key = (kernel.path, N, D, b_per_core, self._threads)
+            needed = _workspace_numbers.get(key)
+            if needed is None:
+                needed = kernel.workspace(self._layout.pack(*pointers, 0, *rest))
+                _workspace_numbers[key] = needed
+            self._workspace = self._like.new_empty(needed)
+        kernel.run(self._layout.pack(*pointers, self._workspace.data_ptr(), *rest))
+        self._packed = 1
 
 
 def time_major(x: Tensor) -> bool:
@@ -57,97 +134,6 @@ def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:
     """Shape of what the forward pass saves: whole vectors of D, all saved values side by side."""
     lanes = Device.current().vector_bytes // dtype.bytes
     return (dims.T, dims.B, dims.N, -(-dims.D // lanes), len(lower(cell).saved), lanes)
-
-
-def forward(
-    cell: Cell,
-    wx: Tensor,
-    r: Tensor,
-    bias: Tensor | None,
-    weights: Tensor | None,
-    initial: Tensor | None,
-    *,
-    save: bool,
-) -> Forward:
-    """All T steps.
-
-    wx [B, T, G_w, N, D], its last dimension contiguous; the others contiguous: r [G_r, N, D, P],
-    bias [G, N, D], weights [K, N, D], initial [S, B, 1, N, D].
-    """
-    B, T, _, N, D = wx.shape
-    dims, dtype, threads = Dims(B, T, N, D), dtype_of(wx.dtype), torch.get_num_threads()
-    S = len(cell.states)
-    states = empty_sequence(wx, (S,), (dims.N, dims.D))
-    last = wx.new_empty((S, dims.B, 1, dims.N, dims.D))
-    saved = wx.new_empty(saved_shape(cell, dims, dtype) if save else 0)
-    wb, wt, wg, wn, _ = wx.stride()
-    ss, sb, st, sn, _ = states.stride()
-    plan = plan_for(cell, FORWARD, dtype, dims, threads)
-    pointers = (
-        (wx.data_ptr(), wb, wt, wg, wn)
-        + (r.data_ptr(), _at(bias), _at(weights), _at(initial))
-        + (states.data_ptr(), ss, sb, st, sn, S)
-        + (last.data_ptr(), _at(saved if save else None))
-    )
-    _run(plan, _FORWARD, pointers, wx, dims, threads)
-    return Forward(states, last, saved)
-
-
-def backward(
-    cell: Cell,
-    r: Tensor,
-    weights: Tensor | None,
-    initial: Tensor | None,
-    states: Tensor,
-    saved: Tensor,
-    d_states: Tensor | None,
-    d_last: Tensor | None,
-    *,
-    need_initial: bool,
-) -> Backward:
-    """All T steps, last first.
-
-    states and saved as `forward` returned them. d_states [S, B, T, N, D], last dimension contiguous, or None; d_last [S, B, 1, N, D]
-    contiguous, or None.
-    """
-    S, B, T, N, D = states.shape
-    dims, dtype, threads = Dims(B, T, N, D), dtype_of(states.dtype), torch.get_num_threads()
-    like, K = states[0], len(lower(cell).weights)
-    d_gates = empty_sequence(like, (), (len(cell.gates), dims.N, dims.D))
-    d_initial = like.new_empty((S, dims.B, 1, dims.N, dims.D) if need_initial else 0)
-    d_weights = like.new_empty((dims.B, K, dims.N, dims.D))
-    plan = plan_for(cell, BACKWARD, dtype, dims, threads)
-    d_strides = (*d_states.stride()[:4], S) if d_states is not None else (0, 0, 0, 0, 0)
-    pointers = (
-        (r.data_ptr(), _at(weights), _at(initial), states.data_ptr(), *states.stride()[:4])
-        + (saved.data_ptr(), _at(d_states), *d_strides, _at(d_last))
-        + (d_gates.data_ptr(), *d_gates.stride()[:4])
-        + (_at(d_initial if need_initial else None), d_weights.data_ptr())
-    )
-    _run(plan, _BACKWARD, pointers, like, dims, threads)
-    return Backward(d_gates, d_initial, d_weights)
-
-
-def _run(
-    plan: Plan,
-    layout: struct.Struct,
-    pointers: tuple[int, ...],
-    like: Tensor,
-    dims: Dims,
-    threads: int,
-) -> None:
-    region = parallel_region() if threads > 1 else 0
-    sizes = (dims.B, dims.T, dims.N, dims.D, plan.tiling.b_per_core, threads, region)
-    key = (plan.kernel.path, dims.N, dims.D, plan.tiling.b_per_core, threads)
-    needed = _workspace_numbers.get(key)
-    if needed is None:
-        needed = plan.kernel.workspace(layout.pack(*pointers, 0, *sizes))
-        _workspace_numbers[key] = needed
-    workspace = like.new_empty(needed)
-    plan.kernel.run(layout.pack(*pointers, workspace.data_ptr(), *sizes))
-
-
-_workspace_numbers: dict[tuple[str, int, int, int, int], int] = {}
 
 
 def _at(x: Tensor | None) -> int:

@@ -1,0 +1,40 @@
+"""Registration of operators with torch.library, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_library = torch.library.Library("flashrnn", "DEF")
+
+
+def define(
+    name: str,
+    schema: str,
+    cpu: Callable[..., Any],
+    fake: Callable[..., Any],
+    function: type[torch.autograd.Function] | None = None,
+) -> None:
+    """Register flashrnn::<name>: its CPU kernel, its shapes, and its autograd Function if any.
+
+    The Function takes the operator's arguments and gives its results. It is used where a tensor
+    argument needs a gradient; otherwise the call goes straight on to the kernel.
+    """
+    _library.define(f"{name}{schema}")
+    _library.impl(name, cpu, "CPU")
+    torch.library.register_fake(f"flashrnn::{name}", fake, lib=_library)
+    if function is None:
+        return
+    operator = getattr(torch.ops.flashrnn, name).default
+
+    def autograd(*arguments: Any) -> Any:
+        if torch.is_grad_enabled() and any(
+            isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
+        ):
+            return function.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    _library.impl(name, autograd, "Autograd")
