@@ -71,8 +71,9 @@ def tune(
 
     `tunable` is number `index` of what `origin` makes; the measuring process makes it again from
     there. The `top_k` cheapest candidates by estimate, and the default, are built and checked.
-    Once one was checked, a candidate that gives no answer for `patience` seconds (or ten times what
-    the fastest check took, if that is longer) is given up. `watch(name, stage, done, total)` is told of progress.
+    Once one was checked, a candidate that gives no answer for `patience` seconds (or ten times
+    what the fastest check took, if that is longer) is given up. `watch(name, stage, done, total)`
+    is told of progress.
 
     The budget is a target: the default is always built, checked and timed, however short it is.
     On Ctrl-C the best so far is returned, marked `interrupted`; before any candidate has passed
@@ -212,7 +213,7 @@ class _Search:
 
     def _blame(self, failure: WorkerFailed) -> None:
         """Mark the candidate that was running; without one the process itself is unusable."""
-        if failure.candidate is None:
+        if failure.candidate is None or self.trials[failure.candidate].reason:
             raise failure
         self.trials[failure.candidate].fail(failure.how, failure.reason)
 

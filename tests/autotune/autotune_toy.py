@@ -33,7 +33,7 @@ class ToyRunner:
             time.sleep(600)
         if self.fault == "raise":
             raise ArithmeticError(f"size {self.size} divides by zero")
-        print("kernels may print")
+        os.write(1, b"kernels may print\n")
         return Check(
             error={"wrong": 0.5, "nan": float("nan")}.get(self.fault, 1e-7),
             bound=1e-6,

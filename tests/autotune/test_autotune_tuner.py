@@ -206,6 +206,13 @@ def test_a_lead_is_more_than_noise(
     assert leads(Timing(candidate), Timing(default)) is expected
 
 
+def test_without_a_lead_the_default_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.tuner.leads", lambda timing, default: False)
+    result = search(origin())
+    assert result.is_default and result.config == {"size": 1}
+    assert result.seconds == result.default_seconds
+
+
 ORPHAN = """
 from autotune.registry import Origin
 from autotune.worker import Worker
