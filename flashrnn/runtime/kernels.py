@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from autotune import cache
@@ -20,8 +21,8 @@ from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A loaded library. run(arguments) and workspace(arguments) take a packed argument block."""
+class Library:
+    """A loaded kernel. run(arguments) and workspace(arguments) take a packed argument block."""
 
     path: str
     run: Any
@@ -30,9 +31,13 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Plan:
-    """A kernel, and the part of its tiling that is an argument of the call."""
+    """A kernel, and the part of its tiling that is an argument of the call.
 
-    kernel: Kernel
+    tuned: the tiling was remembered from tuning, not chosen by the cost model.
+    """
+
+    direction: str
+    library: Library
     tiling: CpuTiling
     tuned: bool
 
@@ -51,7 +56,8 @@ def plan_for(
         problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
         config = cache.lookup(problem_key(problem), device)
         tiling = CpuTiling.of_config(config) if config else default_tiling(problem, device)
-        known = cache.generation(), Plan(load(problem, tiling, device), tiling, bool(config))
+        library = load(problem, tiling, device)
+        known = cache.generation(), Plan(direction, library, tiling, bool(config))
         _plans[key] = known
     return known[1]
 
@@ -90,17 +96,21 @@ def source_of(problem: CpuProblem, tiling: CpuTiling, device: Device) -> str:
     )
 
 
-def load(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Kernel:
-    """Compile, unless an earlier run did, and open the library."""
+def compiled(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Path:
+    """The library of this tiling, compiled unless an earlier run did."""
     name = f"{problem.program.cell.name}-{problem.direction}-{problem.dtype.name}"
-    path = str(build(name, source_of(problem, tiling, device), device))
-    return _open(path)
+    return build(name, source_of(problem, tiling, device), device)
+
+
+def load(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Library:
+    """Compile if need be, and open the library."""
+    return _open(str(compiled(problem, tiling, device)))
 
 
 @lru_cache(maxsize=256)
-def _open(path: str) -> Kernel:
+def _open(path: str) -> Library:
     library = ctypes.CDLL(path)
     run, workspace = library.flashrnn_run, library.flashrnn_workspace
     run.argtypes, run.restype = [ctypes.c_char_p], None
     workspace.argtypes, workspace.restype = [ctypes.c_char_p], ctypes.c_int64
-    return Kernel(path, run, workspace)
+    return Library(path, run, workspace)

@@ -12,7 +12,7 @@ from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
-from flashrnn.runtime.kernels import plan_for
+from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import parallel_region
 
 Tensor = torch.Tensor
@@ -28,15 +28,15 @@ _workspace_numbers: dict[tuple[str, int, int, int, int], int] = {}
 class Kernel:
     """One direction of a cell for given sizes, ready to be called any number of times.
 
-    Weights are packed in the first call: later calls of the same object must pass the same ones.
+    plan: which library, see `kernel_for`; like: a tensor of its dtype, for the workspace. Weights
+    are packed in the first call: later calls of the same object must pass the same ones.
     Calls may cover any part of the sequence, in the order of the recurrence.
     """
 
-    def __init__(self, cell: Cell, direction: str, like: Tensor, dims: Dims) -> None:
-        self.states = len(cell.states)
-        self._layout = _LAYOUTS[direction]
+    def __init__(self, plan: Plan, like: Tensor, dims: Dims) -> None:
+        self._layout = _LAYOUTS[plan.direction]
         self._threads = torch.get_num_threads()
-        self._plan = plan_for(cell, direction, dtype_of(like.dtype), dims, self._threads)
+        self._plan = plan
         self._sizes = (dims.B, dims.N, dims.D)
         self._packed = 0
         self._like = like
@@ -102,18 +102,24 @@ class Kernel:
 
     def _run(self, pointers: tuple[int, ...], T: int) -> None:
         B, N, D = self._sizes
-        b_per_core, kernel = self._plan.tiling.b_per_core, self._plan.kernel
+        b_per_core, library = self._plan.tiling.b_per_core, self._plan.library
         region = parallel_region() if self._threads > 1 else 0
         rest = (B, T, N, D, b_per_core, self._threads, self._packed, region)
         if self._workspace is None:
-            key = (kernel.path, N, D, b_per_core, self._threads)
+            key = (library.path, N, D, b_per_core, self._threads)
             needed = _workspace_numbers.get(key)
             if needed is None:
-                needed = kernel.workspace(self._layout.pack(*pointers, 0, *rest))
+                needed = library.workspace(self._layout.pack(*pointers, 0, *rest))
                 _workspace_numbers[key] = needed
             self._workspace = self._like.new_empty(needed)
-        kernel.run(self._layout.pack(*pointers, self._workspace.data_ptr(), *rest))
+        library.run(self._layout.pack(*pointers, self._workspace.data_ptr(), *rest))
         self._packed = 1
+
+
+def kernel_for(cell: Cell, direction: str, like: Tensor, dims: Dims) -> Kernel:
+    """The kernel for these sizes, in the dtype of `like`, with the current number of threads."""
+    plan = plan_for(cell, direction, dtype_of(like.dtype), dims, torch.get_num_threads())
+    return Kernel(plan, like, dims)
 
 
 def time_major(x: Tensor) -> bool:

@@ -7,7 +7,6 @@ sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Optional
 
 import torch
@@ -24,21 +23,19 @@ from flashrnn.runtime.registry import define
 Tensor = torch.Tensor
 OptionalTensor = Optional[Tensor]
 
-# Bytes of input products that one piece of the sequence may have: they should stay in L2.
-PIECE_BYTES = 1 << 20
+# Rows (steps times batch) of one piece: enough for a matrix product to run at its full speed, few
+# enough for their gates to stay in cache.
+PIECE_ROWS = 1024
 
 _INPUTS = (
     "Tensor x, Tensor w, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell"
 )
 
 
-def _pieces(cell: Cell, dims: Dims, item: int) -> Iterator[tuple[int, int]]:
-    """The sequence in pieces [start, end) of about PIECE_BYTES of gates."""
-    row = dims.B * len(cell.gates) * dims.hidden_size * item
-    steps = max(1, min(dims.T, PIECE_BYTES // max(row, 1)))
-    count = -(-dims.T // steps)
-    for k in range(count):
-        yield k * dims.T // count, (k + 1) * dims.T // count
+def _pieces(dims: Dims) -> list[tuple[int, int]]:
+    """The sequence in pieces [start, end) of about PIECE_ROWS rows."""
+    count = min(dims.T, max(1, round(dims.T * dims.B / PIECE_ROWS)))
+    return [(k * dims.T // count, (k + 1) * dims.T // count) for k in range(count)]
 
 
 def _rows(x: Tensor, start: int, end: int) -> Tensor:
@@ -65,10 +62,10 @@ def _forward(
     states[:, 0] = 0 if initial is None else initial[: states.shape[0], :, 0]
     last = x.new_empty((S, B, 1, N, D))
     saved = x.new_empty(launch.saved_shape(cell, dims, dtype) if save else 0)
-    kernel = launch.Kernel(cell, FORWARD, x, dims)
+    kernel = launch.kernel_for(cell, FORWARD, x, dims)
     r, bias, weights = r.contiguous(), contiguous(bias), unit_weights(cell, r, parameters)
     before, w_t = contiguous(initial), w.reshape(G * N * D, I).t()
-    for start, end in _pieces(cell, dims, dtype.bytes):
+    for start, end in _pieces(dims):
         wx = torch.mm(_rows(x, start, end), w_t).view(end - start, B, G, N, D).transpose(0, 1)
         kernel.forward(
             wx,
@@ -137,9 +134,9 @@ def _backward_cpu(
     d_weights, d_weights_piece = r.new_zeros((B, K, N, D)), r.new_empty((B, K, N, D))
     carried = x.new_empty((S, B, 1, N, D))
     d_h = d_h.contiguous() if d_h is not None and d_h.stride(-1) != 1 else d_h
-    kernel, r = launch.Kernel(declared, BACKWARD, x, dims), r.contiguous()
+    kernel, r = launch.kernel_for(declared, BACKWARD, x, dims), r.contiguous()
     after = contiguous(d_last)
-    pieces = list(_pieces(declared, dims, dtype_of(x.dtype).bytes))
+    pieces = _pieces(dims)
     gates = x.new_empty((max((e - s for s, e in pieces), default=0), B, G, N, D))
     for start, end in reversed(pieces):
         d_gates = gates[: end - start].transpose(0, 1)

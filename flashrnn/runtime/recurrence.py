@@ -47,7 +47,7 @@ def _forward(
     states = launch.empty_sequence(wx, (S,), (N, D))
     last = wx.new_empty((S, B, 1, N, D))
     saved = wx.new_empty(launch.saved_shape(cell, dims, dtype_of(wx.dtype)) if save else 0)
-    launch.Kernel(cell, FORWARD, wx, dims).forward(
+    launch.kernel_for(cell, FORWARD, wx, dims).forward(
         wx,
         r.contiguous(),
         contiguous(bias),
@@ -102,7 +102,7 @@ def _backward_cpu(
     d_weights = r.new_empty((B, 0 if weights is None else weights.shape[0], N, D))
     none = r.new_empty(0)
     d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else none
-    launch.Kernel(declared, BACKWARD, states, Dims(B, T, N, D)).backward(
+    launch.kernel_for(declared, BACKWARD, states, Dims(B, T, N, D)).backward(
         r.contiguous(),
         weights,
         initial,
