@@ -4,8 +4,8 @@
 nothing and needs neither a GPU nor a compiler.
 """
 
-import flashrnn.cells  # noqa: F401  (declares the library's cells)
-from flashrnn.api import Choice, choose_backend, flashrnn
+from flashrnn import cells
+from flashrnn.api import Choice, choose_backend, flashrnn, layer
 from flashrnn.errors import (
     BackendError,
     CellError,
@@ -33,10 +33,12 @@ __all__ = [
     "UnknownFunctionError",
     "cell",
     "cell_names",
+    "cells",
     "choose_backend",
     "equal",
     "exp",
     "flashrnn",
+    "layer",
     "log_sigmoid",
     "maximum",
     "minimum",

@@ -10,6 +10,7 @@ from flashrnn.dtypes import BY_NAME
 from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.reference import reference
+from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
 
 Tensor = torch.Tensor
@@ -63,6 +64,38 @@ def flashrnn(
     return recurrence(cell, Wx, R, b, parameters, states)
 
 
+def layer(
+    x: Tensor,
+    W: Tensor,
+    R: Tensor,
+    b: Tensor | None = None,
+    states: Tensor | None = None,
+    function: str | Cell = "lstm",
+    parameters: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a recurrent layer, its input product included, with fused CPU kernels.
+
+    x [B, T, I]; W [G_w, N, D, I], the input weights; the rest as in `flashrnn`. Returns the output
+    h [B, T, N, D] after every step, T outermost in memory, and last [S, B, 1, N, D], the states
+    after the last step. Gradients flow to every floating-point argument from both. Faster than a
+    product followed by `flashrnn`, since neither the products nor their gradients are ever held
+    for the whole sequence. Raises as `flashrnn` does.
+    """
+    cell = cell_of(function)
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"x must be [B, T, I] (3 dimensions), got {shape}")
+    if not isinstance(W, Tensor) or W.dim() != 4 or W.shape[3] != x.shape[2]:
+        shape = tuple(W.shape) if isinstance(W, Tensor) else type(W).__name__
+        raise ShapeError(f"W must be [G_w, N, D, I] with I = {x.shape[2]} as in x, got {shape}")
+    if W.dtype != x.dtype or W.device != x.device:
+        raise DtypeError(f"W is {W.dtype} on {W.device}, but x is {x.dtype} on {x.device}")
+    # the sizes of the products that the layer would hand to `flashrnn`
+    _check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
+    _check_cpu(x)
+    return run_layer(cell, x, W, R, b, parameters, states)
+
+
 def choose_backend(Wx: Tensor) -> Choice:
     """What backend="auto" takes for such a tensor, and why."""
     if Wx.device.type != "cpu":
@@ -88,7 +121,11 @@ def _check_cpu(Wx: Tensor) -> None:
 
 
 def _check(
-    cell: Cell, Wx: Tensor, R: Tensor, b: Tensor | None, states: Tensor | None,
+    cell: Cell,
+    Wx: Tensor,
+    R: Tensor,
+    b: Tensor | None,
+    states: Tensor | None,
     parameters: Tensor | None,
 ) -> None:
     for name, x in (("Wx", Wx), ("R", R), ("b", b), ("states", states), ("parameters", parameters)):

@@ -1,4 +1,4 @@
-"""Every error that flashrnn raises on purpose: typed, naming the offending values and what works."""
+"""Errors that flashrnn raises on purpose: typed, naming the offending values and what works."""
 
 from __future__ import annotations
 

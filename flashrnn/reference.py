@@ -47,10 +47,8 @@ def reference(
     return every, torch.stack(now).unsqueeze(2)
 
 
-def _weights(
-    cell: Cell, R: Tensor, parameters: Tensor | None
-) -> dict[tuple[str, str], Tensor]:
-    named = {}
+def _weights(cell: Cell, R: Tensor, parameters: Tensor | None) -> dict[tuple[str, str], Tensor]:
+    named: dict[tuple[str, str], Tensor] = {}
     if cell.recurrence != DENSE:
         named |= {("recurrent", g): R[k] for k, g in enumerate(cell.recurrent)}
     if parameters is not None:

@@ -225,17 +225,13 @@ def fused_layer(cell: Cell, dims: Dims, dtype: torch.dtype) -> Callable[[Tensor]
     return run
 
 
-def _lstm_peers(
-    dims: Dims, dtype: torch.dtype
-) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+def _lstm_peers(dims: Dims, dtype: torch.dtype) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
     """torch.nn.LSTM: one per head, which computes the same; and one as wide as all heads."""
     size = dims.hidden_size
     whole = torch.nn.LSTM(size, size, dtype=dtype)
     if dims.N == 1:
         return [("torch.nn.LSTM", lambda x: whole(x)[0])]
-    heads = torch.nn.ModuleList(
-        torch.nn.LSTM(size, dims.D, dtype=dtype) for _ in range(dims.N)
-    )
+    heads = torch.nn.ModuleList(torch.nn.LSTM(size, dims.D, dtype=dtype) for _ in range(dims.N))
     return [
         (f"{dims.N} × torch.nn.LSTM({dims.D})", lambda x: torch.cat([m(x)[0] for m in heads], -1)),
         (f"torch.nn.LSTM({size}), one head", lambda x: whole(x)[0]),

@@ -137,7 +137,7 @@ def emit_assignments(
         if node.op in ("add", "sub") and (product := _product_in(node, uses)) is not None
     }
     names: dict[Expression, str] = {}
-    lines = []
+    lines: list[str] = []
     for node in walk(roots):
         if node.op == CONSTANT:
             names[node] = f"S::broadcast({node.value!r})"

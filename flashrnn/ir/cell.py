@@ -152,9 +152,7 @@ def _check_declaration(names: Mapping[str, tuple[str, ...]], recurrence: str, wh
                 known = ", ".join(names["gates"])
                 raise CellError(f"{where}: {what}: {name!r} is not a gate; gates: {known}")
     if recurrence not in (DENSE, ELEMENTWISE):
-        raise CellError(
-            f"{where}: recurrence={recurrence!r} must be {DENSE!r} or {ELEMENTWISE!r}"
-        )
+        raise CellError(f"{where}: recurrence={recurrence!r} must be {DENSE!r} or {ELEMENTWISE!r}")
 
 
 def _trace(

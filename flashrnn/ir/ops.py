@@ -70,7 +70,7 @@ def equal(x: Operand, y: Operand) -> Expression:
 
 
 def where(condition: Expression, x: Operand, y: Operand) -> Expression:
-    """x where the condition holds, else y. Conditions: equal(a, b), a < b, a <= b, a > b, a >= b."""
+    """x where the condition holds, else y. Conditions: equal(a, b), <, <=, >, >=."""
     return apply("where", condition, x, y)
 
 
@@ -115,9 +115,7 @@ OPS: dict[str, Op] = {
     "mul": Op(2, torch.mul, lambda r, a, d: (d * a[1], d * a[0]), 1, {"cpp": "{0} * {1}"}),
     "div": Op(2, torch.div, _d_div, 8, {"cpp": "{0} / {1}"}),
     "neg": Op(1, torch.neg, lambda r, a, d: (-d,), 1, {"cpp": "-{0}"}),
-    "exp": Op(
-        1, torch.exp, lambda r, a, d: (d * r,), 14, {"cpp": "math::exp<S>({0})"}
-    ),
+    "exp": Op(1, torch.exp, lambda r, a, d: (d * r,), 14, {"cpp": "math::exp<S>({0})"}),
     "sigmoid": Op(1, torch.sigmoid, _d_sigmoid, 20, {"cpp": "math::sigmoid<S>({0})"}),
     "tanh": Op(1, torch.tanh, _d_tanh, 20, {"cpp": "math::tanh<S>({0})"}),
     "log_sigmoid": Op(

@@ -36,9 +36,7 @@ class Program:
 
     def reads(self, kind: str, name: str) -> bool:
         """Whether the backward pass uses that input."""
-        return any(
-            e.op == INPUT and e.kind == kind and e.name == name for e in walk(self.backward)
-        )
+        return any(e.op == INPUT and e.kind == kind and e.name == name for e in walk(self.backward))
 
 
 @lru_cache(maxsize=256)

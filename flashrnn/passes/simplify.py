@@ -6,7 +6,7 @@ the same bits, signed zeros of x + 0 apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -29,7 +29,8 @@ def _rewrite(node: Expression) -> Expression:
     if all(a.op == CONSTANT for a in node.arguments) and not OPS[node.op].boolean:
         return _fold(node)
     rule = _RULES.get(node.op)
-    return rule(*node.arguments) or node if rule else node
+    simpler = rule(*node.arguments) if rule else None
+    return node if simpler is None else simpler
 
 
 def _fold(node: Expression) -> Expression:
@@ -86,4 +87,11 @@ def _where(_condition: Expression, x: Expression, y: Expression) -> Expression |
     return x if x is y else None
 
 
-_RULES = {"add": _add, "sub": _sub, "mul": _mul, "div": _div, "neg": _neg, "where": _where}
+_RULES: dict[str, Callable[..., Expression | None]] = {
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+    "neg": _neg,
+    "where": _where,
+}

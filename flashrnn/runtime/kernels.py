@@ -45,9 +45,7 @@ class Plan:
 _plans: dict[object, tuple[int, Plan]] = {}
 
 
-def plan_for(
-    cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int
-) -> Plan:
+def plan_for(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int) -> Plan:
     """The plan for these sizes: T takes no part in the choice."""
     key = (cell.key, direction, dtype, dims.B, dims.N, dims.D, threads)
     known = _plans.get(key)

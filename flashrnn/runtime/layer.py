@@ -7,7 +7,7 @@ sequence.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -21,7 +21,7 @@ from flashrnn.runtime.arguments import contiguous, of_gates, outer, unit_weights
 from flashrnn.runtime.registry import define
 
 Tensor = torch.Tensor
-OptionalTensor = Optional[Tensor]
+OptionalTensor = Tensor | None
 
 # Rows (steps times batch) of one piece: enough for a matrix product to run at its full speed, few
 # enough for their gates to stay in cache.
@@ -163,11 +163,7 @@ def _backward_cpu(
             d_w.addmm_(d_rows.t(), _rows(x, start, end))
         if need_r and declared.product_gates:
             d_recurrent = of_gates(d_gates, declared.gates, declared.recurrent).transpose(0, 1)
-            h = states[0, start:end].view(rows, N, D)
-            if N == 1:
-                d_r.view(-1, D).addmm_(d_recurrent.reshape(rows, -1).t(), h.view(rows, D))
-            else:
-                d_r += outer(d_recurrent.reshape(rows, -1, N, D), h)
+            _add_outer(d_r, d_recurrent.reshape(rows, -1, N, D), states[0, start:end])
         if need_bias:
             d_bias += gates[: end - start].view(rows, G, N, D).sum(0)
         if K:
@@ -177,13 +173,25 @@ def _backward_cpu(
     d_parameters = r.new_empty(0)
     if need_parameters:
         d_parameters = d_weights[:, -len(declared.parameters) :].sum(0)
-    if not need_initial:
-        carried = r.new_empty(0)
-    elif T == 0:
+    if need_initial and T == 0:
         carried = torch.zeros_like(carried) if d_last is None else d_last.clone()
-    d_x = d_x.transpose(0, 1) if need_x else d_x
-    d_w = d_w.view(w.shape) if need_w else r.new_empty(0)
-    return d_x, d_w, d_r, d_bias, d_parameters, carried
+    return (
+        d_x.transpose(0, 1) if need_x else d_x,
+        d_w.view(w.shape) if need_w else r.new_empty(0),
+        d_r,
+        d_bias,
+        d_parameters,
+        carried if need_initial else r.new_empty(0),
+    )
+
+
+def _add_outer(d_r: Tensor, d_gates: Tensor, h: Tensor) -> None:
+    """Add the sum over rows of d_gates [rows, G, N, D] outer h [steps, B, N, P] to d_r."""
+    rows, _, N, D = d_gates.shape
+    if N == 1:
+        d_r.view(-1, D).addmm_(d_gates.reshape(rows, -1).t(), h.reshape(rows, D))
+    else:
+        d_r += outer(d_gates, h.reshape(rows, N, D))
 
 
 class _Layer(torch.autograd.Function):
@@ -207,7 +215,7 @@ class _Layer(torch.autograd.Function):
         return states[0, 1:].transpose(0, 1), last
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, d_h: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
@@ -272,9 +280,7 @@ def _backward_fake(
     return (d_x, *rest)
 
 
-define(
-    "layer", f"({_INPUTS}) -> (Tensor h, Tensor last)", _layer_cpu, _layer_fake, _Layer
-)
+define("layer", f"({_INPUTS}) -> (Tensor h, Tensor last)", _layer_cpu, _layer_fake, _Layer)
 define(
     "layer_training",
     f"({_INPUTS}) -> (Tensor states, Tensor last, Tensor saved)",

@@ -6,7 +6,7 @@ of what torch.library.register_autograd adds to a short sequence.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -26,7 +26,7 @@ from flashrnn.runtime.arguments import (
 from flashrnn.runtime.registry import define
 
 Tensor = torch.Tensor
-OptionalTensor = Optional[Tensor]
+OptionalTensor = Tensor | None
 
 _INPUTS = "Tensor wx, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell"
 
@@ -148,7 +148,7 @@ class _Recurrence(torch.autograd.Function):
         return states, last
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, d_states: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
@@ -238,7 +238,5 @@ def recurrence(
     initial: OptionalTensor,
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::recurrence on checked tensors: (states [S, B, T, N, D], last [S, B, 1, N, D])."""
-    states, last = torch.ops.flashrnn.recurrence.default(
-        wx, r, bias, parameters, initial, cell.key
-    )
+    states, last = torch.ops.flashrnn.recurrence.default(wx, r, bias, parameters, initial, cell.key)
     return states, last

@@ -16,8 +16,17 @@ from flashrnn.errors import CompilerError
 # No -ffast-math: it makes a whole process flush subnormals, and its divisions are inexact. No
 # contraction: what becomes a fused multiply-add is decided in the source, so that a row computes
 # the same bits in whichever register tile it lands.
-_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden",
-          "-fno-math-errno", "-Wno-psabi", "-Wno-ignored-attributes")
+_FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-Wno-psabi",
+    "-Wno-ignored-attributes",
+)
 _ISA_FLAGS = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma"),
     "avx2": ("-mavx2", "-mfma"),

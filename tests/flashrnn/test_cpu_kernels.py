@@ -1,0 +1,190 @@
+"""The generated CPU kernels against the reference, torch.nn.LSTM and finite differences."""
+
+import pytest
+import torch
+from cells_for_tests import ALL, gated, stabilised
+from problems import check, problem, run
+
+from autotune.device import Device
+from flashrnn import flashrnn
+from flashrnn.cells import lstm
+
+SHAPES = [(1, 1, 1, 1), (2, 3, 2, 5), (5, 7, 1, 50), (3, 4, 3, 17), (17, 5, 2, 33), (1, 9, 1, 64)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 3, 1, 513)])
+def test_lstm(shape, dtype) -> None:
+    check(lstm, problem(lstm, *shape, dtype))
+
+
+@pytest.mark.parametrize("cell", ALL, ids=lambda c: c.name)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 4, 2, 17), (5, 6, 1, 40)])
+def test_cells_declared_elsewhere(cell, shape) -> None:
+    check(cell, problem(cell, *shape, torch.float64))
+    check(cell, problem(cell, *shape, torch.float32))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 2, 5), (3, 4, 1, 17), (2, 2, 3, 33)])
+def test_gradcheck_on_the_kernels(shape) -> None:
+    arguments = tuple(problem(lstm, *shape, torch.float64).values())
+    assert torch.autograd.gradcheck(
+        lambda *a: flashrnn(*a, backend="cpu"), arguments, fast_mode=shape[-1] > 17
+    )
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "generic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_instruction_set_of_this_machine(isa, dtype, monkeypatch) -> None:
+    device = Device.current()
+    if isa not in device.isas:
+        pytest.skip(f"this processor has no {isa}")
+    narrowed = device.with_isa(isa)
+    monkeypatch.setattr(Device, "current", staticmethod(lambda: narrowed))
+    for shape in ((5, 7, 1, 50), (3, 4, 2, 17)):
+        check(lstm, problem(lstm, *shape, dtype))
+    check(stabilised, problem(stabilised, 3, 4, 2, 17, dtype))
+
+
+@pytest.mark.parametrize(("B", "T", "D"), [(5, 7, 50), (2, 3, 513), (1, 20, 64)])
+def test_equals_torch_lstm(B, T, D) -> None:
+    torch.manual_seed(0)
+    peer = torch.nn.LSTM(D, D, dtype=torch.float64)
+    x = torch.randn(T, B, D, dtype=torch.float64, requires_grad=True)
+    h0, c0 = (torch.randn(1, B, D, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    expected, (h_n, c_n) = peer(x, (h0, c0))
+    w, r = peer.weight_ih_l0, peer.weight_hh_l0
+    wx = (x @ w.t()).view(T, B, 4, 1, D).transpose(0, 1)
+    bias = (peer.bias_ih_l0 + peer.bias_hh_l0).view(4, 1, D)
+    initial = torch.stack((h0[0], c0[0])).view(2, B, 1, 1, D)
+    states, last = flashrnn(wx, r.view(4, 1, D, D), bias, initial, backend="cpu")
+    h = states[0, :, :, 0].transpose(0, 1)
+    torch.testing.assert_close(h, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(last[:, :, 0, 0], torch.cat((h_n, c_n)), rtol=0, atol=1e-12)
+    leaves = (x, h0, c0, *peer.parameters())
+    d = torch.randn_like(expected)
+    theirs = torch.autograd.grad((expected * d).sum() + c_n.sum(), leaves)
+    ours = torch.autograd.grad((h * d).sum() + last[1].sum(), leaves)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, b.abs().max().item()))
+
+
+@pytest.mark.parametrize("which", range(2))
+def test_any_state_alone_may_enter_the_loss(which) -> None:
+    arguments = problem(lstm, 3, 5, 2, 9, torch.float64)
+    for pick in (
+        lambda s, _l: s[which],
+        lambda _s, last: last[which],
+        lambda s, _l: s[which, :, 2],
+    ):
+        grads = []
+        for backend in ("cpu", "reference"):
+            loss = pick(*flashrnn(**arguments, backend=backend)).square().sum()
+            grads.append(torch.autograd.grad(loss, list(arguments.values())))
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_no_bias_and_no_initial_states() -> None:
+    full = problem(lstm, 3, 4, 2, 9, torch.float64)
+    del full["b"], full["states"]
+    check(lstm, full)
+
+
+@pytest.mark.parametrize("cell", [lstm, gated], ids=lambda c: c.name)
+def test_results_do_not_depend_on_threads_or_run(cell) -> None:
+    arguments = problem(cell, 7, 9, 2, 33, torch.float32)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            runs.append(run(cell, arguments, "cpu"))
+    finally:
+        torch.set_num_threads(before)
+    for name, value in runs[0].items():
+        if name in ("d_R", "d_b"):  # the library's products split sums by threads
+            torch.testing.assert_close(value, runs[1][name], rtol=1e-5, atol=1e-5)
+        else:
+            assert torch.equal(value, runs[1][name]), name
+        assert torch.equal(runs[1][name], runs[2][name]), name
+
+
+def test_rows_do_not_depend_on_their_batch() -> None:
+    """A row computes the same bits in any register tile."""
+    arguments = problem(lstm, 13, 6, 1, 40, torch.float32)
+    with torch.no_grad():
+        whole, _ = flashrnn(**arguments)
+        for b in range(13):
+            wx, states = arguments["Wx"][b : b + 1], arguments["states"][:, b : b + 1]
+            alone, _ = flashrnn(wx, arguments["R"], arguments["b"], states)
+            assert torch.equal(alone[:, 0], whole[:, b])
+
+
+def test_memory_order_follows_the_input() -> None:
+    arguments = problem(lstm, 3, 5, 2, 8, torch.float64)
+    wx = arguments["Wx"].detach().transpose(0, 1).contiguous().transpose(0, 1)
+    states, _ = flashrnn(wx, arguments["R"], arguments["b"])
+    batch_major, _ = flashrnn(wx.contiguous(), arguments["R"], arguments["b"])
+    assert states.transpose(1, 2).is_contiguous()
+    assert batch_major.is_contiguous()
+    assert torch.equal(states, batch_major)
+
+
+@pytest.mark.parametrize("name", ["Wx", "R", "b", "states"])
+def test_strided_views_are_no_error(name) -> None:
+    arguments = problem(lstm, 3, 4, 2, 6, torch.float64)
+    x = arguments[name].detach()
+    views = {
+        "permuted": x.transpose(-1, -2).contiguous().transpose(-1, -2),
+        "every other": x.repeat_interleave(2, -1)[..., ::2],
+        "expanded": x[..., :1].expand_as(x),
+    }
+    for view in views.values():
+        changed = {**arguments, name: view.requires_grad_()}
+        check(lstm, changed)
+        assert not view.is_contiguous()
+
+
+def test_extreme_inputs() -> None:
+    arguments = problem(lstm, 2, 6, 1, 20, torch.float32)
+    with torch.no_grad():
+        arguments["Wx"] *= 100
+        arguments["states"] *= 1e4
+    check(lstm, arguments)
+
+
+def test_nan_goes_in_and_comes_out() -> None:
+    arguments = problem(lstm, 2, 3, 1, 20, torch.float32)
+    with torch.no_grad():
+        arguments["Wx"].fill_(torch.nan)
+    states, last = flashrnn(**arguments)
+    assert states.isnan().all()
+    assert last.isnan().all()
+
+
+@pytest.mark.parametrize(("B", "T"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_do(B, T) -> None:
+    arguments = problem(lstm, B, T, 2, 8, torch.float32)
+    states, last = flashrnn(**arguments)
+    assert states.shape == (2, B, T, 2, 8)
+    if T == 0:
+        assert torch.equal(last, arguments["states"])
+    grads = torch.autograd.grad(states.sum() + last.sum(), list(arguments.values()))
+    assert torch.equal(grads[1], torch.zeros_like(grads[1]))
+    if T == 0:
+        assert torch.equal(grads[3], torch.ones_like(grads[3]))
+
+
+def test_gradients_of_some_inputs_only() -> None:
+    arguments = problem(lstm, 3, 4, 2, 9, torch.float64)
+    full = run(lstm, arguments, "cpu")
+    for name in arguments:
+        some = {k: v.detach().requires_grad_(k == name) for k, v in arguments.items()}
+        states, last = flashrnn(**some)
+        g = torch.Generator().manual_seed(1)
+        cotangents = [
+            torch.randn(x.shape, generator=g, dtype=torch.float64) for x in (states, last)
+        ]
+        (grad,) = torch.autograd.grad((states, last), (some[name],), cotangents)
+        torch.testing.assert_close(grad, full[f"d_{name}"], rtol=1e-12, atol=1e-12)
