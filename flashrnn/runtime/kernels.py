@@ -47,10 +47,10 @@ _plans: dict[object, tuple[int, Plan]] = {}
 
 def plan_for(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int) -> Plan:
     """The plan for these sizes: T takes no part in the choice."""
-    key = (cell.key, direction, dtype, dims.B, dims.N, dims.D, threads)
+    device = Device.current()
+    key = (cell.key, direction, dtype, dims.B, dims.N, dims.D, threads, device.isa)
     known = _plans.get(key)
     if known is None or known[0] != cache.generation():
-        device = Device.current()
         problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
         config = cache.lookup(problem_key(problem), device)
         tiling = CpuTiling.of_config(config) if config else default_tiling(problem, device)

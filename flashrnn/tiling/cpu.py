@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from autotune.cost import Work, seconds
+from autotune.cost import Work, cycles, seconds
 from autotune.device import Device
 from constrint import Model
 from flashrnn.dims import Dims
@@ -18,10 +18,15 @@ from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import FORWARD
 from flashrnn.passes.lower import Program, pointwise_cost
 
-# Rows and vectors that are worth a register tile of their own; larger ones never fit.
-MOST_ROWS = 14
+# Rows whose addresses the general registers hold, and vectors beyond which no tile fits.
+MOST_ROWS = 8
 MOST_VECTORS = 8
 FMA_LATENCY = 4.0
+# Beside its products: a register tile's start and end, and the memory traffic of a vector of units.
+TILE_CYCLES = 40.0
+POINTWISE_CYCLES = 40.0
+# The part of a panel's way from its cache that hides behind arithmetic.
+OVERLAP = 0.7
 
 
 @dataclass(frozen=True)
@@ -101,37 +106,39 @@ def model(problem: CpuProblem, device: Device) -> Model:
 
 
 def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> float:
-    """Estimated seconds of one call: product, loads and cache traffic against peak rates."""
+    """Estimated seconds of one call, to rank tilings by.
+
+    Every register tile is a roofline of its own: multiply-adds, loads, and the panel of R coming
+    from the level that holds it: for the first rows of a step the one that holds all of R, for
+    the rows after them the one that holds a panel.
+    """
     dims, item = problem.dims, problem.dtype.bytes
-    lanes = device.vector_bytes // item
     tiling = CpuTiling.of_config(config)
-    b, vectors = tiling.b_per_register, tiling.d_per_register // lanes
-    sums, terms = problem.accumulated, problem.contracted
+    lanes = device.vector_bytes // item
+    vectors = tiling.d_per_register // lanes
     panels = -(-dims.D // tiling.d_per_register)
-    tiles = -(-dims.B // tiling.b_per_core)
-    rounds = -(-tiles * dims.N // problem.threads)  # work items that one thread runs in turn
     rows = min(tiling.b_per_core, dims.B)
-    per_step = Work(0.0, 0.0, 0.0, {}, 0.0)
-    cycles_bound = 0.0
-    for tile_rows in _register_tiles(rows, b):
-        fma = sums * tile_rows * vectors
-        loads = sums * vectors + tile_rows
-        bound = max(fma / device.fma_per_cycle, loads / device.loads_per_cycle, FMA_LATENCY)
-        cycles_bound += panels * terms * bound + panels * 30.0
-    r_bytes = len(problem.program.cell.product_gates) * dims.D * dims.D * item
-    traffic = {_level(r_bytes * max(1, dims.N // problem.threads), device): float(r_bytes)}
+    sums, terms = problem.accumulated, problem.contracted
+    panel_bytes = sums * terms * tiling.d_per_register * item
+    heads = -(-dims.N // problem.threads)
+    source = _level(panels * panel_bytes * heads, device)
+    step = 0.0
+    for tile in _register_tiles(rows, tiling.b_per_register):
+        arithmetic = Work(
+            fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + tile)
+        )
+        traffic = Work(bytes={source: panel_bytes})
+        product = max(cycles(arithmetic, device), terms * FMA_LATENCY)
+        product += (1.0 - OVERLAP) * cycles(traffic, device)
+        step += panels * (max(product, cycles(traffic, device)) + TILE_CYCLES)
+        source = _level(panel_bytes, device)
     program = problem.program
     roots = program.new_states if problem.direction == FORWARD else program.backward
-    pointwise = pointwise_cost(roots) / device.fma_per_cycle
-    pointwise *= rows * panels * vectors
-    per_step = Work(
-        fma=cycles_bound * device.fma_per_cycle,
-        loads=0.0,
-        transcendental_cycles=pointwise,
-        bytes=traffic,
-        overhead_cycles=0.0,
-    )
-    return rounds * dims.T * seconds(per_step, device)
+    pointwise = pointwise_cost(roots) / device.fma_per_cycle + POINTWISE_CYCLES
+    step += rows * -(-dims.D // lanes) * pointwise
+    items = -(-dims.B // tiling.b_per_core) * dims.N
+    rounds = -(-items // problem.threads)
+    return rounds * dims.T * seconds(Work(overhead_cycles=step), device)
 
 
 def _level(size: int, device: Device) -> str:
