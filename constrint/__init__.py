@@ -21,7 +21,7 @@ from constrint.expression import (
     smallest_of,
     total,
 )
-from constrint.model import Model, Rule
+from constrint.model import Model, Rule, Solution, largest, smallest
 from constrint.space import Space
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "OperandError",
     "ParseError",
     "Rule",
+    "Solution",
     "Space",
     "TimeLimit",
     "Variable",
@@ -44,9 +45,11 @@ __all__ = [
     "any_of",
     "cdiv",
     "either",
+    "largest",
     "largest_of",
     "member",
     "product",
+    "smallest",
     "smallest_of",
     "table",
     "total",

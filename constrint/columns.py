@@ -123,7 +123,7 @@ def _nonzero(b: Column, low: int, high: int) -> tuple[Column, Truth]:
     if low > 0 or high < 0:
         return b, True
     if type(b) is int:
-        return 1, False
+        return (b, True) if b else (1, False)
     allowed = b != 0
     return np.where(allowed, b, 1), allowed
 
@@ -132,7 +132,7 @@ def _nonnegative(b: Column, low: int, high: int) -> tuple[Column, Truth]:
     if low >= 0:
         return b, True
     if type(b) is int:
-        return 0, False
+        return (b, True) if b >= 0 else (0, False)
     allowed = b >= 0
     return np.where(allowed, b, 0), allowed
 

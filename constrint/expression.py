@@ -181,6 +181,13 @@ def has_quotient(node: Expression) -> bool:
     return any(isinstance(arg, Expression) and has_quotient(arg) for arg in node.args)
 
 
+def can_be_undefined(node: Expression) -> bool:
+    """Whether an operation occurs that some operands leave without a value."""
+    if node.op in {"//", "%", "cdiv", "**", "/", "if"}:
+        return True
+    return any(isinstance(arg, Expression) and can_be_undefined(arg) for arg in node.args)
+
+
 def _power(base: Expression, exponent: Expression) -> Expression:
     if has_quotient(exponent):
         raise OperandError(

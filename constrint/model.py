@@ -7,16 +7,24 @@ from dataclasses import dataclass
 from typing import cast
 
 from constrint.binding import Binding, measured_all
+from constrint.clock import Clock, OutOfTime
 from constrint.constraint import Constraint, constraint
 from constrint.domain import Domain, as_integer, divisors, domain_of, powers_of_two
-from constrint.errors import ConstrintError, Infeasible, ModelError
+from constrint.enumerate import enumerate_all
+from constrint.errors import ConstrintError, Infeasible, ModelError, OperandError, TimeLimit
 from constrint.evaluate import holds
-from constrint.expression import Expression, Operand, Variable, expression
+from constrint.expression import (
+    Expression,
+    Operand,
+    Variable,
+    can_be_undefined,
+    expression,
+    has_quotient,
+)
 from constrint.intervals import bounds
 from constrint.lower import normal
-from constrint.plan import Plan
+from constrint.optimize import Incumbent, optimize
 from constrint.space import Space
-from constrint.trie import build
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +37,25 @@ class Rule:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.constraint}" if self.name else str(self.constraint)
+
+
+class Solution(dict[str, int]):
+    """A solution: the value of each variable by name."""
+
+    def __init__(self, values: Mapping[str, int], optimal: bool) -> None:
+        super().__init__(values)
+        self.optimal = optimal
+        """Whether no solution is better by the model's preferences."""
+
+
+def largest(objective: Operand) -> tuple[Operand, int]:
+    """The preference for a large ``objective``; see `Model.prefer`."""
+    return objective, -1
+
+
+def smallest(objective: Operand) -> tuple[Operand, int]:
+    """The preference for a small ``objective``; see `Model.prefer`."""
+    return objective, 1
 
 
 class Model:
@@ -109,23 +136,50 @@ class Model:
         """Prefers solutions with a large ``objective``, after the preferences stated before."""
         self._prefer(objective, -1)
 
+    def prefer(self, *preferences: tuple[Operand, int]) -> None:
+        """Preferences, the most important first: ``prefer(largest(x), smallest(y))``."""
+        for objective, sign in preferences:
+            self._prefer(objective, sign)
+
     # What a user asks
 
-    def solve(self) -> dict[str, int]:
-        """The best solution by the preferences, or any; raises Infeasible where there is none."""
-        space = self.enumerate()
-        if not space:
-            raise Infeasible(f"no solution{f' of {self.name}' if self.name else ''}")
-        if not self.objectives:
-            return self._verified(space[0])
-        from constrint.evaluate import value
+    def solve(
+        self,
+        assume: Mapping[str, int] | None = None,
+        time_limit: float | None = None,
+        engine: str = "native",
+    ) -> Solution:
+        """The best solution by the preferences, or any; raises Infeasible where there is none.
 
-        return self._verified(
-            min(
-                space,
-                key=lambda at: [sign * value(node, at) for node, sign in self.objectives],
-            )
-        )
+        ``assume`` fixes variables for this question only. When ``time_limit`` seconds have
+        passed, or on Ctrl-C, the best solution so far is returned with ``optimal`` False, or
+        TimeLimit is raised where there is none yet. ``engine`` is "native" or "cpsat".
+        """
+        domains = self._assumed(assume)
+        clock = Clock(time_limit)
+        incumbent = Incumbent()
+        constraints = self._constraints_for_objectives()
+        try:
+            if engine == "cpsat":
+                from constrint.cpsat import optimize_cpsat
+
+                optimize_cpsat(domains, constraints, self.objectives, clock, incumbent)
+            elif engine == "native":
+                optimize(domains, constraints, self.objectives, clock, incumbent)
+            else:
+                raise ModelError(f"unknown engine {engine!r}: use 'native' or 'cpsat'")
+        except (OutOfTime, KeyboardInterrupt) as stopped:
+            if incumbent.assignment is None:
+                if isinstance(stopped, KeyboardInterrupt):
+                    raise
+                raise TimeLimit(
+                    f"no solution within {time_limit} s: allow more time, or try the other engine"
+                ) from None
+        if incumbent.assignment is None:
+            raise self._infeasible(domains)
+        found = {v.name: value for v, value in incumbent.assignment.items()}
+        at = {name: found[name] for name in self.variables}
+        return Solution(self._verified(at), optimal=incumbent.proven)
 
     def solutions(self, limit: int | None = None) -> Iterator[dict[str, int]]:
         """The solutions, each once, at most ``limit`` of them."""
@@ -140,22 +194,9 @@ class Model:
         """The number of solutions."""
         return self.enumerate().count()
 
-    def enumerate(self) -> Space:
+    def enumerate(self, time_limit: float | None = None) -> Space:
         """All solutions as a lazy space; it is empty where there is none."""
-        plan = Plan(
-            {v: v.domain for v in self.variables.values()},
-            [leaf for rule in self.rules for leaf in rule.leaves],
-        )
-        factors = []
-        if plan.feasible:
-            for component in plan.components:
-                trie = build(component)
-                if trie is None:
-                    break
-                factors.append(trie)
-        whole = plan.feasible and len(factors) == len(plan.components)
-        constants = {v.name: entry[1] for v, entry in plan.constants.items()} if whole else {}
-        return Space(list(self.variables), constants, factors if whole else None)
+        return enumerate_all(self._assumed(None), self._leaves(), Clock(time_limit))
 
     def binding(self, solution: Mapping[str, int]) -> list[Binding]:
         """Every constraint at ``solution`` with its slack, tightest first; 0 binds.
@@ -177,12 +218,41 @@ class Model:
         lines += [f"{words[sign]} {node}" for node, sign in self.objectives]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return f"<Model {self.name!r}:\n{self}>"
+
     # Helpers
 
     def _prefer(self, objective: Operand, sign: int) -> None:
         node = expression(objective, "minimize" if sign > 0 else "maximize")
         self._check_owned(node)
+        self._check_size(node)
+        if has_quotient(node):
+            raise OperandError(f"the preference `{node}` holds a quotient: use // or cdiv")
         self.objectives.append((node, sign))
+
+    def _leaves(self) -> list[Constraint]:
+        return [leaf for rule in self.rules for leaf in rule.leaves]
+
+    def _constraints_for_objectives(self) -> list[Constraint]:
+        """All constraints, and that every preference has a value."""
+        partial = [Constraint("==", n, n) for n, _ in self.objectives if can_be_undefined(n)]
+        return self._leaves() + partial
+
+    def _assumed(self, assume: Mapping[str, int] | None) -> dict[Variable, Domain]:
+        domains = {v: v.domain for v in self.variables.values()}
+        for name, value in (assume or {}).items():
+            variable = self.variables.get(name)
+            if variable is None:
+                raise ModelError(
+                    f"assume speaks of {name!r}; the variables are {', '.join(self.variables)}"
+                )
+            number = as_integer(value, f"the assumption on {name!r}")
+            domains[variable] = variable.domain.within(number, number)
+        return domains
+
+    def _infeasible(self, domains: dict[Variable, Domain]) -> Infeasible:
+        return Infeasible(f"no solution{f' of {self.name}' if self.name else ''}")
 
     def _check_owned(self, node: Constraint | Expression) -> None:
         for variable in node.variables():

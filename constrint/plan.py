@@ -7,7 +7,7 @@ combinations are tabulated, which makes their selectivity known exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -17,10 +17,13 @@ import numpy.typing as npt
 from constrint.columns import Entry, truth
 from constrint.constraint import Constraint
 from constrint.domain import Domain
-from constrint.expression import Variable
+from constrint.expression import Expression, Variable
 
 Array = npt.NDArray[Any]
 Domains = dict[Variable, Domain]
+
+LISTED = 1 << 20
+"""Constraints on one variable are applied to the domains of at most this many values."""
 
 TABULATED = 1 << 14
 """A constraint with at most this many combinations of values is tabulated."""
@@ -32,19 +35,39 @@ GUESSED_SELECTIVITY = 0.3
 class Leaf:
     """One constraint in the form of `lower.normal`, with the variables it is still about."""
 
-    __slots__ = ("constraint", "grid", "scope", "share")
+    __slots__ = ("constraint", "grid", "matches", "scope", "share")
 
     def __init__(self, constraint: Constraint, scope: Sequence[Variable]) -> None:
         self.constraint = constraint
         self.scope = {variable: axis for axis, variable in enumerate(scope)}
         self.grid: Array | None = None
         self.share = GUESSED_SELECTIVITY
+        self.matches: dict[Variable, tuple[Expression, Expression]] = {}
+
+    def find_matches(self, constants: Container[Variable]) -> None:
+        """Notes the variables that have one side of an equality to themselves.
+
+        Such a variable is looked up from the value of the other side instead of being tried.
+        """
+        if self.constraint.op != "==":
+            return
+        left, right = self.constraint.args
+        for own, other in ((left, right), (right, left)):
+            alone = [v for v in own.variables() if v not in constants]
+            if len(alone) == 1 and all(v is not alone[0] for v in other.variables()):
+                self.matches[alone[0]] = (own, other)
 
 
 class Plan:
     """The simplified problem. ``feasible`` is False where a domain became empty."""
 
-    def __init__(self, domains: Domains, constraints: Iterable[Constraint]) -> None:
+    def __init__(
+        self,
+        domains: Domains,
+        constraints: Iterable[Constraint],
+        together: Iterable[Sequence[Variable]] = (),
+    ) -> None:
+        """``together`` lists groups of variables that must come into the same component."""
         self.domains = dict(domains)
         self.constants: dict[Variable, Entry] = {}
         self.components: list[Component] = []
@@ -56,7 +79,7 @@ class Plan:
                 self._fix(variable, domain.low)
         leaves = self._shrink(constraints)
         if self.feasible:
-            self._split(leaves)
+            self._split(leaves, together)
 
     def entry(self, variable: Variable, axis: int = 0, axes: int = 1) -> Entry:
         """The values of a variable along one of several axes, with their bounds."""
@@ -83,7 +106,7 @@ class Plan:
             leaves, again = [], []
             for constraint in pending:
                 scope = [v for v in constraint.variables() if v not in self.constants]
-                if len(scope) > 1:
+                if len(scope) > 1 or (scope and len(self.domains[scope[0]].values) > LISTED):
                     leaves.append(Leaf(constraint, scope))
                     again.append(constraint)
                 elif not self._restrict(constraint, scope):
@@ -105,17 +128,22 @@ class Plan:
             self._fix(variable, domain.low)
         return len(domain) > 0
 
-    def _split(self, leaves: list[Leaf]) -> None:
+    def _split(self, leaves: list[Leaf], together: Iterable[Sequence[Variable]]) -> None:
         """Groups the variables that constraints connect; the others stand alone."""
         group: dict[Variable, list[Variable]] = {}
-        for leaf in leaves:
-            joined = group.setdefault(next(iter(leaf.scope)), [next(iter(leaf.scope))])
-            for variable in leaf.scope:
+        links: list[Iterable[Variable]] = [leaf.scope for leaf in leaves]
+        for extra in together:
+            links.append([v for v in extra if v not in self.constants])
+        for linked in links:
+            joined: list[Variable] = []
+            for variable in linked:
                 other = group.setdefault(variable, [variable])
                 if other is not joined:
-                    joined += other
-                    for moved in other:
-                        group[moved] = joined
+                    small, large = sorted((joined, other), key=len)
+                    large += small
+                    for moved in small:
+                        group[moved] = large
+                    joined = large
         of: dict[int, Component] = {}
         for variable in self.domains:
             if variable in self.constants:
@@ -143,6 +171,7 @@ class Component:
         for leaf in self.leaves:
             sizes = [len(self.plan.domains[v]) for v in leaf.scope]
             if prod(sizes) > TABULATED:
+                leaf.find_matches(self.plan.constants)
                 continue
             held = truth(leaf.constraint, axes(self.plan, leaf))
             leaf.grid = np.broadcast_to(held, sizes)
@@ -178,7 +207,7 @@ class Component:
                 for leaf in touching[variable]:
                     short = missing[id(leaf)]
                     if short == 1:
-                        growth *= leaf.share
+                        growth *= 1 / size[variable] if variable in leaf.matches else leaf.share
                     elif short == 2:
                         growth *= leaf.share**0.5
                 if near and variable not in near:

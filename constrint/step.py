@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from constrint.columns import truth
-from constrint.expression import Variable
+from constrint.columns import WIDE, truth, values
+from constrint.constraint import Constraint
+from constrint.expression import Expression, Variable
 from constrint.plan import Component, Leaf
 
 Array = npt.NDArray[Any]
@@ -52,7 +53,11 @@ class Step:
         self.count = len(self.plan.domains[variable])
         joined, self.looked_up = self._choose_joined(leaves, rows)
         self.filters = [leaf for leaf in leaves if leaf.grid is None]
-        self._join(joined)
+        self.match: Leaf | None = None
+        if not joined:
+            self._match()
+        if self.match is None:
+            self._join(joined)
 
     def _choose_joined(
         self, leaves: Sequence[Leaf], rows: int
@@ -85,6 +90,37 @@ class Step:
             stride *= len(self.plan.domains[v])
         return strides
 
+    def _match(self) -> None:
+        """Prepares the look-up of the variable in an equality which it has a side of."""
+        matching = [leaf for leaf in self.filters if self.variable in leaf.matches]
+        if not matching:
+            return
+        own = matching[0].matches[self.variable][0]
+        column, _, _, defined = values(own, {v: self.plan.entry(v) for v in own.variables()})
+        if column.dtype == object:
+            return
+        self.match = matching[0]
+        self.filters = [leaf for leaf in self.filters if leaf is not self.match]
+        order = np.argsort(column, kind="stable")
+        if defined is not True:
+            order = order[np.broadcast_to(defined, column.shape)[order]]
+        self.match_keys = column[order]
+        self.choices = order.astype(narrowest(self.count))
+        self.fan_out = 4
+
+    def _matched(self, columns: Columns, rows: int) -> tuple[Array, Array]:
+        """Where in `choices` the matches of each row begin, and how many they are."""
+        assert self.match is not None
+        other = self.match.matches[self.variable][1]
+        wanted, _, _, defined = values(other, self._entries(other, columns))
+        wanted = np.broadcast_to(np.asarray(wanted), rows)
+        if wanted.dtype == object:
+            # What lies beyond the keys equals none of them.
+            wanted = np.clip(wanted, -WIDE - 1, WIDE + 1).astype(np.int64)
+        starts = np.asarray(np.searchsorted(self.match_keys, wanted, "left"))
+        counts = np.asarray(np.searchsorted(self.match_keys, wanted, "right")) - starts
+        return starts, (counts if defined is True else np.where(defined, counts, 0))
+
     def _join(self, leaves: list[Leaf]) -> None:
         """Tables `counts` and `starts` by separator position, into the list of `choices`."""
         self.strides = self._strides(self.separator)
@@ -115,13 +151,16 @@ class Step:
         Returns how many extensions each of them has, the positions of the new variable in all
         extensions, and the columns of the live variables.
         """
-        if self.separator:
-            key = _key(columns, self.strides)
-            counts = self.counts[key]
+        if self.separator or self.match is not None:
+            if self.match is not None:
+                starts, counts = self._matched(columns, rows)
+            else:
+                key = _key(columns, self.strides)
+                starts, counts = self.starts[key], self.counts[key]
             ends = np.cumsum(counts)
             total = int(ends[-1])
             place = np.arange(total)
-            place += np.repeat(self.starts[key] - (ends - counts), counts)
+            place += np.repeat(starts - (ends - counts), counts)
             chosen = self.choices[place]
         else:
             counts = np.full(rows, len(self.choices))
@@ -139,7 +178,7 @@ class Step:
             held = leaf.grid.reshape(-1)[_key(longer, strides)]
             counts, longer = _kept(counts, longer, held)
         for leaf in self.filters:
-            held = truth(leaf.constraint, self._entries(leaf, longer))
+            held = truth(leaf.constraint, self._entries(leaf.constraint, longer))
             if isinstance(held, np.ndarray) and held.ndim:
                 counts, longer = _kept(counts, longer, held)
             elif not held:
@@ -151,9 +190,9 @@ class Step:
             kept[self.variable] = chosen
         return counts, chosen, kept
 
-    def _entries(self, leaf: Leaf, columns: Columns) -> dict[Variable, Any]:
+    def _entries(self, node: Constraint | Expression, columns: Columns) -> dict[Variable, Any]:
         entries = {}
-        for v in leaf.constraint.variables():
+        for v in node.variables():
             column, low, high = self.plan.entry(v)
             entries[v] = (column[columns[v]], low, high) if v in columns else (column, low, high)
         return entries

@@ -7,15 +7,15 @@ solution and costs one narrow integer each; the levels above are shorter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from constrint.clock import Clock
 from constrint.domain import Domain
 from constrint.expression import Variable
-from constrint.plan import Component
+from constrint.plan import LISTED, Component, Leaf
 from constrint.step import Columns, Step
 
 Array = npt.NDArray[Any]
@@ -94,56 +94,91 @@ class Trie:
         return low
 
 
-def build(component: Component, first: tuple[Variable, ...] = ()) -> Trie | None:
-    """All solutions of a component; None where there is none."""
+class Axis(Trie):
+    """A variable under no constraint, whose values are too many to be listed."""
+
+    def __init__(self, variable: Variable, domain: Domain) -> None:
+        super().__init__([Level(variable, np.array([domain.low, domain.high]), None)])
+        self.domain = domain
+        self.count = len(domain)
+
+    def column(self, level: Level) -> Array:
+        """All values."""
+        return self.domain.array()
+
+    def slice(self, level: Level, start: int, stop: int) -> Array:
+        """The values start .. stop-1."""
+        return Domain(self.domain.values[start:stop]).array()
+
+    def take(self, level: Level, rows: Array) -> Array:
+        """The values at the given positions."""
+        return rows.astype(np.int64) * self.domain.step + self.domain.low
+
+    def find(self, config: dict[Variable, int]) -> int | None:
+        """The position of a value."""
+        value = config[self.levels[0].variable]
+        return self.domain.values.index(value) if value in self.domain else None
+
+
+class TooMany(Exception):
+    """More partial assignments than were allowed."""
+
+
+def build(component: Component, clock: Clock, limit: int | None = None) -> Trie | None:
+    """All solutions of a component; None where there is none.
+
+    Raises TooMany if one variable leaves more than ``limit`` partial assignments.
+    """
     plan = component.plan
     if len(component.variables) == 1:
         variable = component.variables[0]
-        return Trie([Level(variable, narrow(plan.domains[variable]), None)])
+        domain = plan.domains[variable]
+        if isinstance(domain.values, range) and len(domain) > LISTED:
+            return Axis(variable, domain)
+        return Trie([Level(variable, narrow(domain), None)])
     if not component.tabulate():
         return None
-    order = component.order(first)
+    order = component.order()
+    leaves = completed(component, order)
+    last_use = dict.fromkeys(order, -1)
+    for k, completes in enumerate(leaves):
+        for leaf in completes:
+            last_use.update(dict.fromkeys(leaf.scope, k))
     grown: list[tuple[Array, Array]] = []  # per level: children per parent, positions of nodes
     columns: Columns = {}
     rows = 1
-    for step in steps(component, order):
-        counts, chosen, columns = _extended(step(rows), columns, rows)
+    for k, variable in enumerate(order):
+        live = [v for v in order[: k + 1] if last_use[v] > k]
+        step = Step(component, variable, leaves[k], rows, live)
+        counts, chosen, columns = _extended(step, columns, rows, clock)
         grown.append((counts, chosen))
         rows = len(chosen)
         if rows == 0:
             return None
+        if limit is not None and rows > limit:
+            raise TooMany
     return Trie(_levels(component, order, grown))
 
 
-def steps(component: Component, order: list[Variable]) -> Iterator[Any]:
-    """For each variable of ``order``, a function from the number of rows to its Step."""
+def completed(component: Component, order: list[Variable]) -> list[list[Leaf]]:
+    """For each variable of ``order``, the constraints of which it is the last."""
     place = {variable: k for k, variable in enumerate(order)}
-    completed: list[list[Any]] = [[] for _ in order]
-    last_use = dict.fromkeys(order, -1)
+    result: list[list[Leaf]] = [[] for _ in order]
     for leaf in component.leaves:
-        at = max(place[v] for v in leaf.scope)
-        completed[at].append(leaf)
-        for v in leaf.scope:
-            last_use[v] = max(last_use[v], at)
-    for k, variable in enumerate(order):
-        live = [v for v in order[: k + 1] if last_use[v] > k]
-        leaves = completed[k]
-
-        def make(
-            rows: int, variable: Variable = variable, leaves: Any = leaves, live: Any = live
-        ) -> Step:
-            return Step(component, variable, leaves, rows, live)
-
-        yield make
+        result[max(place[v] for v in leaf.scope)].append(leaf)
+    return result
 
 
-def _extended(step: Step, columns: Columns, rows: int) -> tuple[Array, Array, Columns]:
+def _extended(
+    step: Step, columns: Columns, rows: int, clock: Clock
+) -> tuple[Array, Array, Columns]:
     """`Step.extend` in blocks, so that what it holds on the way stays small."""
     per_block = max(1, BLOCK // max(1, step.fan_out))
     if rows <= per_block:
         return step.extend(columns, rows)
     parts = []
     for start in range(0, rows, per_block):
+        clock.check()
         stop = min(rows, start + per_block)
         block = {v: column[start:stop] for v, column in columns.items()}
         parts.append(step.extend(block, stop - start))
@@ -176,3 +211,22 @@ def _levels(
         first = below if first is None else first[below]
     levels.reverse()
     return levels
+
+
+def from_columns(domains: dict[Variable, Domain], columns: dict[Variable, Array]) -> Trie:
+    """The prefix tree of the given solutions, which are distinct, in any order."""
+    variables = list(columns)
+    order = np.lexsort([columns[v] for v in reversed(variables)])
+    length = len(order)
+    starts = np.zeros(length, dtype=bool)  # where a new prefix begins
+    starts[:1] = True
+    levels = []
+    for v in variables:
+        column = columns[v][order]
+        starts[1:] |= column[1:] != column[:-1]
+        first = np.append(np.nonzero(starts)[0], length)
+        kind = narrow(Domain((domains[v].low, domains[v].high))).dtype
+        levels.append(Level(v, column[first[:-1]].astype(kind), first))
+    if len(levels[-1].values) == length:
+        levels[-1].first = None
+    return Trie(levels)

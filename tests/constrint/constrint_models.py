@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import product
 
 from hypothesis import strategies as st
 
 from constrint import Model, all_different, cdiv, either, largest_of, member, smallest_of, table
-from constrint.evaluate import holds
+from constrint.evaluate import Undefined, holds, value
 
 NAMES = "abcd"
 
@@ -111,6 +112,54 @@ def models(draw, max_rules=4):
         name = f"rule {k}" if draw(st.booleans()) else None
         model.add(draw(constraints(variables)), name=name)
     return model
+
+
+@st.composite
+def satisfied_models(draw):
+    """Models of a few short constraints that a drawn assignment satisfies, some tightly."""
+    model = Model("satisfied")
+    at = {}
+    for name in NAMES[: draw(st.integers(2, 3))]:
+        variable = model.int_var(name, draw(domains()))
+        at[name] = draw(st.sampled_from(sorted(variable.domain)))
+    variables = list(model.variables.values())
+    for _ in range(draw(st.integers(1, 3))):
+        left = anchored(variables, draw(expressions(variables, draw(st.integers(1, 2)))))
+        try:
+            reached = value(left, at)
+        except Undefined:
+            continue
+        if isinstance(reached, Fraction):
+            model.add(left * reached.denominator == reached.numerator)
+            continue
+        slack = draw(st.integers(0, 1))
+        model.add(
+            draw(
+                st.sampled_from(
+                    [
+                        left == reached,
+                        left == reached,
+                        left <= reached + slack,
+                        left >= reached - slack,
+                        left < reached + 1,
+                        left != reached + 1 + slack,
+                        reached == left,
+                    ]
+                )
+            )
+        )
+    return model
+
+
+@st.composite
+def objectives(draw, model):
+    """A preference over the first and the last variable."""
+    first, *_, last = [*model.variables.values()] * 2
+    return draw(
+        st.sampled_from(
+            [first * last - first, first + last, first - last, largest_of(first, last), last]
+        )
+    )
 
 
 def brute_force(model):
