@@ -13,6 +13,7 @@ from constrint.domain import Domain, as_integer, divisors, domain_of, powers_of_
 from constrint.enumerate import enumerate_all
 from constrint.errors import ConstrintError, Infeasible, ModelError, OperandError, TimeLimit
 from constrint.evaluate import holds
+from constrint.explain import conflict, explained, feasible
 from constrint.expression import (
     Expression,
     Operand,
@@ -211,6 +212,14 @@ class Model:
         at = self._assignment(assignment)
         return [record for record in measured_all(self.rules, at) if not record.holds]
 
+    def explain(self, assume: Mapping[str, int] | None = None) -> Infeasible | None:
+        """Why there is no solution, as the error `solve` would raise; None where there is one."""
+        domains = self._assumed(assume)
+        empty = any(len(domain) == 0 for domain in domains.values())
+        if not empty and feasible(domains, self.rules, Clock()):
+            return None
+        return self._infeasible(domains)
+
     def __str__(self) -> str:
         lines = [f"{name} in {v.domain}" for name, v in self.variables.items()]
         lines += [str(rule) for rule in self.rules]
@@ -252,7 +261,8 @@ class Model:
         return domains
 
     def _infeasible(self, domains: dict[Variable, Domain]) -> Infeasible:
-        return Infeasible(f"no solution{f' of {self.name}' if self.name else ''}")
+        found = conflict(domains, self.rules, Clock())
+        return Infeasible(explained(self.name, domains, found), found)
 
     def _check_owned(self, node: Constraint | Expression) -> None:
         for variable in node.variables():
