@@ -12,7 +12,7 @@ is a table over the same closed set of operations:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import numpy as np
@@ -186,6 +186,17 @@ def can_be_undefined(node: Expression) -> bool:
     if node.op in {"//", "%", "cdiv", "**", "/", "if"}:
         return True
     return any(isinstance(arg, Expression) and can_be_undefined(arg) for arg in node.args)
+
+
+def substituted(node: Any, choice: Mapping[Variable, int]) -> Any:
+    """A copy of an expression or constraint with constants in place of some variables."""
+    if isinstance(node, Variable):
+        return Expression("const", choice[node]) if node in choice else node
+    if isinstance(node, tuple):
+        return tuple(substituted(part, choice) for part in node)
+    if not hasattr(node, "args"):
+        return node
+    return type(node)(node.op, *(substituted(arg, choice) for arg in node.args))
 
 
 def _power(base: Expression, exponent: Expression) -> Expression:
