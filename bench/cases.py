@@ -100,8 +100,7 @@ def _contender(layer: Layer, kind: Kind, x: Tensor, d_h: Tensor) -> Contender:
             return {"h": layer.run(x)}
 
     own_x = x.clone().requires_grad_(kind.d_x)
-    leaves = {"d_x": own_x} if kind.d_x else {}
-    leaves |= {f"d_{name}": leaf for name, leaf in layer.leaves.items()}
+    leaves = {"d_x": own_x, **{f"d_{name}": leaf for name, leaf in layer.leaves.items()}}
 
     def train() -> Results:
         for leaf in leaves.values():
