@@ -166,7 +166,11 @@ struct Backward {
       if (Gr > 0 && t + 1 < a.T) {
         const Real* packed = f.panel_of(n, panel);
         for (int g = 0; g < Gr; ++g, packed += a.D * d_per_register) {
-          const Real* d_gate = gates_at(t + 1, b) + g * f.row;
+          const Real* d_gate[Rows];
+          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+            d_gate[i] = gates_at(t + 1, b + i) + g * f.row;
+            keep_address(d_gate[i]);
+          });
           repeat<Rows * V>(a.D, [&](int64_t d) __attribute__((always_inline)) {
             Vec r[V];
             unroll<V>([&](auto v) __attribute__((always_inline)) {
@@ -174,7 +178,7 @@ struct Backward {
               S::keep_in_register(r[v]);
             });
             unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-              const Vec x = S::broadcast(d_gate[i * Gr * f.row + d]);
+              const Vec x = S::broadcast(d_gate[i][d]);
               unroll<V>([&](auto v) __attribute__((always_inline)) {
                 sum[i][v] = S::fma(r[v], x, sum[i][v]);
               });

@@ -144,11 +144,15 @@ struct Forward {
       if constexpr (Gr > 0) {
         if (t > 0 || a.initial != nullptr) {
           const Real* packed = f.panel_of(n, panel);
-          const Real* h = h_in() + b * f.row;
+          const Real* h[Rows];
+          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+            h[i] = h_in() + (b + i) * f.row;
+            keep_address(h[i]);
+          });
           repeat<Rows * Gr * V>(a.D, [&](int64_t p) __attribute__((always_inline)) {
             Vec h_p[Rows];
             unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-              h_p[i] = S::broadcast(h[i * f.row + p]);
+              h_p[i] = S::broadcast(h[i][p]);
             });
             unroll<Gr * V>([&](auto j) __attribute__((always_inline)) {
               Vec r = S::load(packed + (p * Gr * V + j) * W);

@@ -88,6 +88,13 @@ struct Simd {
   }
 };
 
+// The compiler may not derive this address from others: one register per row of a tile is cheaper
+// than arithmetic at each use.
+template <class Real>
+FLASHRNN_INLINE void keep_address(const Real*& p) {
+  asm("" : "+r"(p));
+}
+
 // body(0), body(1), …, body(N - 1) with constant indices, so that arrays indexed by them stay in
 // registers (GCC spills accumulators that it meets in a loop).
 template <int N, class Body>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from autotune import cache
 from autotune.device import Device
+from autotune.errors import CacheWarning
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_kernel
@@ -101,8 +103,14 @@ def compiled(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Path:
 
 
 def load(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Library:
-    """Compile if need be, and open the library."""
-    return _open(str(compiled(problem, tiling, device)))
+    """Compile if need be, and open the library; one that is damaged is compiled again."""
+    path = compiled(problem, tiling, device)
+    try:
+        return _open(str(path))
+    except (OSError, AttributeError) as error:
+        warnings.warn(f"discarded a damaged kernel, {path}: {error}", CacheWarning, stacklevel=2)
+        path.unlink(missing_ok=True)
+        return _open(str(compiled(problem, tiling, device)))
 
 
 @lru_cache(maxsize=256)

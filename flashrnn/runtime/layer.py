@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
@@ -18,7 +17,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.runtime import launch
 from flashrnn.runtime.arguments import contiguous, of_gates, outer, unit_weights
-from flashrnn.runtime.registry import define
+from flashrnn.runtime.registry import define, refuse_second_derivative
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -156,14 +155,14 @@ def _backward_cpu(
         after = carried
         rows = (end - start) * B
         d_wx = of_gates(d_gates, declared.gates, declared.input)
-        d_rows = d_wx.transpose(0, 1).reshape(rows, -1)
+        d_rows = d_wx.transpose(0, 1).reshape(rows, w_rows.shape[0])
         if need_x:
             torch.mm(d_rows, w_rows, out=d_x[start:end].view(rows, I))
         if need_w:
             d_w.addmm_(d_rows.t(), _rows(x, start, end))
         if need_r and declared.product_gates:
             d_recurrent = of_gates(d_gates, declared.gates, declared.recurrent).transpose(0, 1)
-            _add_outer(d_r, d_recurrent.reshape(rows, -1, N, D), states[0, start:end])
+            _add_outer(d_r, d_recurrent.flatten(0, 1), states[0, start:end])
         if need_bias:
             d_bias += gates[: end - start].view(rows, G, N, D).sum(0)
         if K:
@@ -189,7 +188,7 @@ def _add_outer(d_r: Tensor, d_gates: Tensor, h: Tensor) -> None:
     """Add the sum over rows of d_gates [rows, G, N, D] outer h [steps, B, N, P] to d_r."""
     rows, _, N, D = d_gates.shape
     if N == 1:
-        d_r.view(-1, D).addmm_(d_gates.reshape(rows, -1).t(), h.reshape(rows, D))
+        d_r.view(-1, D).addmm_(d_gates.flatten(1).t(), h.reshape(rows, D))
     else:
         d_r += outer(d_gates, h.reshape(rows, N, D))
 
@@ -215,10 +214,10 @@ class _Layer(torch.autograd.Function):
         return states[0, 1:].transpose(0, 1), last
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, d_h: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
+        refuse_second_derivative()
         need = list(ctx.needs_input_grad[:6])
         grads = torch.ops.flashrnn.layer_backward(*ctx.saved_tensors, d_h, d_last, ctx.cell, need)
         return (*(g if n else None for g, n in zip(grads, need, strict=True)), None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
@@ -23,7 +22,7 @@ from flashrnn.runtime.arguments import (
     recurrent_weight_gradient,
     unit_weights,
 )
-from flashrnn.runtime.registry import define
+from flashrnn.runtime.registry import define, refuse_second_derivative
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -148,10 +147,10 @@ class _Recurrence(torch.autograd.Function):
         return states, last
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, d_states: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
+        refuse_second_derivative()
         need = list(ctx.needs_input_grad[:5])
         grads = torch.ops.flashrnn.recurrence_backward(
             *ctx.saved_tensors, d_states, d_last, ctx.cell, need

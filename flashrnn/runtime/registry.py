@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from flashrnn.errors import BackendError
+
 _library = torch.library.Library("flashrnn", "DEF")
 
 
@@ -38,3 +40,15 @@ def define(
             return operator(*arguments)
 
     _library.impl(name, autograd, "Autograd")
+
+
+def refuse_second_derivative() -> None:
+    """For the beginning of a backward pass whose results cannot be differentiated again.
+
+    Only create_graph=True enables gradients there; going on would silently return constants.
+    """
+    if torch.is_grad_enabled():
+        raise BackendError(
+            "the fused kernels have no second derivative (create_graph=True); "
+            'backend="reference" has derivatives of any order'
+        )

@@ -124,9 +124,7 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
     source = _level(panels * panel_bytes * heads, device)
     step = 0.0
     for tile in _register_tiles(rows, tiling.b_per_register):
-        arithmetic = Work(
-            fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + tile)
-        )
+        arithmetic = Work(fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + tile))
         traffic = Work(bytes={source: panel_bytes})
         product = max(cycles(arithmetic, device), terms * FMA_LATENCY)
         product += (1.0 - OVERLAP) * cycles(traffic, device)

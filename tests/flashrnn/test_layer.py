@@ -1,0 +1,81 @@
+"""The layer operator: pieces, memory orders, gradients."""
+
+import pytest
+import torch
+from cells_for_tests import ALL
+from problems import problem
+
+import flashrnn.runtime.layer as implementation
+from flashrnn import flashrnn, layer
+from flashrnn.cells import lstm
+
+
+def layer_problem(cell, B, T, N, D, I, dtype=torch.float64):
+    p = problem(cell, B, T, N, D, dtype)
+    del p["Wx"]
+    x = torch.randn(B, T, I, dtype=dtype, requires_grad=True)
+    w = torch.randn(len(cell.input), N, D, I, dtype=dtype, requires_grad=True)
+    return {"x": x, "W": w, **p}
+
+
+def composed(cell, x, W, R, b, states, parameters=None):
+    wx = torch.einsum("bti,gndi->btgnd", x, W)
+    every, last = flashrnn(wx, R, b, states, cell, "reference", parameters)
+    return every[0], last
+
+
+@pytest.mark.parametrize("rows", [4, 7, 1024])
+@pytest.mark.parametrize("cell", [lstm, *ALL], ids=lambda c: c.name)
+@pytest.mark.parametrize("memory", ["batch-major", "time-major"])
+def test_equals_product_and_reference(cell, rows, memory, monkeypatch) -> None:
+    monkeypatch.setattr(implementation, "PIECE_ROWS", rows)
+    torch.manual_seed(0)
+    inputs = layer_problem(cell, 3, 7, 2, 9, 5)
+    if memory == "time-major":
+        x = inputs["x"].detach().transpose(0, 1).contiguous().transpose(0, 1)
+        inputs["x"] = x.requires_grad_()
+    ours = layer(**inputs, function=cell)
+    theirs = composed(cell, **inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    d = [torch.randn_like(x) for x in theirs]
+    leaves = list(inputs.values())
+    for a, b in zip(
+        torch.autograd.grad(ours, leaves, d), torch.autograd.grad(theirs, leaves, d), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("B", "T"), [(0, 3), (3, 0), (1, 1), (1, 9)])
+def test_edges(B, T) -> None:
+    inputs = layer_problem(lstm, B, T, 1, 4, 3)
+    ours, theirs = layer(**inputs), composed(lstm, **inputs)
+    leaves = list(inputs.values())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    loss, expected = (h.sum() + last.square().sum() for h, last in (ours, theirs))
+    wanted = torch.autograd.grad(expected, leaves, materialize_grads=True, allow_unused=True)
+    for a, b in zip(torch.autograd.grad(loss, leaves), wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradcheck() -> None:
+    inputs = layer_problem(lstm, 2, 3, 2, 3, 4)
+    assert torch.autograd.gradcheck(layer, tuple(inputs.values()))
+
+
+def test_inference_equals_training() -> None:
+    inputs = layer_problem(lstm, 3, 20, 1, 16, 5, torch.float32)
+    with torch.no_grad():
+        inference = layer(**inputs)
+    for a, b in zip(inference, layer(**inputs), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["x", "W", "R", "b", "states"])
+def test_gradient_of_one_input_alone(name) -> None:
+    inputs = layer_problem(lstm, 2, 5, 2, 3, 4)
+    everything = torch.autograd.grad(layer(**inputs)[0].sum(), list(inputs.values()))
+    alone = {k: v.detach().requires_grad_(k == name) for k, v in inputs.items()}
+    (grad,) = torch.autograd.grad(layer(**alone)[0].sum(), [alone[name]])
+    torch.testing.assert_close(grad, everything[list(inputs).index(name)])

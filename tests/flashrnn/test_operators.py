@@ -1,0 +1,98 @@
+"""The torch.library operators: schemas, fake tensors, autograd, torch.compile."""
+
+import pytest
+import torch
+from cells_for_tests import gated, independent, peephole
+from problems import problem
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from flashrnn import flashrnn, layer
+from flashrnn.cells import lstm
+from flashrnn.errors import BackendError
+
+CELLS = [lstm, gated, peephole, independent]
+
+
+def operator_arguments(cell):
+    p = problem(cell, 2, 3, 2, 5, torch.float64)
+    return p["Wx"], p["R"], p["b"], p.get("parameters"), p["states"], cell.key
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+def test_opcheck(cell) -> None:
+    wx, r, b, parameters, initial, key = operator_arguments(cell)
+    ops = torch.ops.flashrnn
+    torch.library.opcheck(ops.recurrence, (wx, r, b, parameters, initial, key))
+    plain = [None if x is None else x.detach() for x in (wx, r, b, parameters, initial)]
+    torch.library.opcheck(ops.recurrence_training, (*plain, key))
+    states, last, saved = ops.recurrence_training(*plain, key)
+    need = [True, True, True, parameters is not None, True]
+    backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, key, need)
+    torch.library.opcheck(ops.recurrence_backward, backward)
+    x, w = torch.randn(2, 3, 6).double(), torch.randn(len(cell.input), 2, 5, 6).double()
+    torch.library.opcheck(ops.layer, (x.requires_grad_(), w, *plain[1:], key))
+
+
+@pytest.mark.parametrize("order", ["batch-major", "time-major"])
+def test_fake_tensors_have_the_strides_of_real_ones(order) -> None:
+    p = {k: v.detach() for k, v in problem(lstm, 3, 4, 2, 5, torch.float32).items()}
+    if order == "time-major":
+        p["Wx"] = p["Wx"].transpose(0, 1).contiguous().transpose(0, 1)
+    real = flashrnn(**p)
+    with FakeTensorMode() as mode:
+        fake = flashrnn(**{k: mode.from_tensor(v) for k, v in p.items()})
+    for a, b in zip(real, fake, strict=True):
+        assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+
+
+@pytest.mark.parametrize("cell", [lstm, gated], ids=lambda c: c.name)
+def test_compile_without_graph_breaks(cell) -> None:
+    def loss(Wx, R, b, states):
+        every, last = flashrnn(torch.tanh(Wx), R, b, states, function=cell)
+        return every.square().sum() + last[0].sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    for B, T in ((2, 3), (4, 6)):
+        arguments = list(problem(cell, B, T, 2, 5, torch.float64).values())
+        expected, got = loss(*arguments), compiled(*arguments)
+        torch.testing.assert_close(got, expected)
+        for a, b in zip(
+            torch.autograd.grad(got, arguments),
+            torch.autograd.grad(expected, arguments),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
+
+
+def test_compiled_layer() -> None:
+    p = problem(lstm, 2, 3, 2, 5, torch.float64)
+    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(4, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    inputs = (x, w, p["R"], p["b"], p["states"])
+    compiled = torch.compile(lambda *a: layer(*a)[0].sum(), backend="aot_eager", fullgraph=True)
+    expected = torch.autograd.grad(layer(*inputs)[0].sum(), inputs)
+    for a, b in zip(torch.autograd.grad(compiled(*inputs), inputs), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_second_derivative_is_refused(power) -> None:
+    arguments = list(problem(lstm, 1, 2, 1, 3, torch.float64).values())
+    loss = flashrnn(*arguments)[0].pow(power).sum()
+    with pytest.raises(BackendError, match="reference"):
+        torch.autograd.grad(loss, arguments[:1], create_graph=True)
+
+
+def test_the_reference_has_second_derivatives() -> None:
+    arguments = tuple(problem(lstm, 1, 2, 1, 2, torch.float64).values())
+    assert torch.autograd.gradgradcheck(
+        lambda *a: flashrnn(*a, backend="reference"), arguments, fast_mode=True
+    )
+
+
+def test_no_graph_is_kept_without_gradients() -> None:
+    arguments = problem(lstm, 1, 2, 1, 3, torch.float32)
+    with torch.no_grad():
+        assert not flashrnn(**arguments)[0].requires_grad
+    assert not flashrnn(**{k: v.detach() for k, v in arguments.items()})[0].requires_grad
+    assert flashrnn(**arguments)[0].requires_grad

@@ -1,0 +1,127 @@
+"""Compilers, the kernel cache, and the OpenMP runtime."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from problems import problem
+
+from autotune.device import Device
+from autotune.errors import CacheWarning
+from flashrnn import flashrnn
+from flashrnn.cells import lstm
+from flashrnn.errors import CompilerError
+from flashrnn.runtime import kernels
+from flashrnn.runtime.build import build
+from flashrnn.runtime.toolchain import find_compiler
+
+RUN = """
+import torch
+from flashrnn import flashrnn
+torch.set_num_threads(2)
+states, _ = flashrnn(torch.ones(4, 3, 4, 2, 8), torch.ones(4, 2, 8, 8))
+print(states.sum().item())
+"""
+
+
+def run(environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", RUN],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_no_compiler(monkeypatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CompilerError, match=r"apt install g\+\+.*reference"):
+        find_compiler()
+
+
+def test_a_compiler_that_does_not_run(monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/c++ -m64")
+    with pytest.raises(CompilerError, match=r"/nonexistent/c\+\+ -m64"):
+        find_compiler()
+
+
+def test_without_a_compiler_the_reference_still_works(tmp_path) -> None:
+    done = run({"CXX": "/nonexistent/c++", "FLASHRNN_CACHE": str(tmp_path)})
+    assert done.returncode != 0
+    assert "CompilerError" in done.stderr
+    states, _ = flashrnn(torch.ones(1, 2, 4, 1, 3), torch.ones(4, 1, 3, 3), backend="reference")
+    assert states.isfinite().all()
+
+
+def test_the_compilers_own_words() -> None:
+    with pytest.raises(CompilerError, match="no_such_type"):
+        build("test-broken", "no_such_type x;", Device.current())
+
+
+def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(CompilerError, match="FLASHRNN_CACHE"):
+        build("test-unwritable", "int x;", Device.current())
+
+
+def test_builds_at_once_leave_one_whole_library(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: run({"FLASHRNN_CACHE": str(tmp_path)}), range(2)))
+    assert [r.returncode for r in results] == [0, 0], results[0].stderr + results[1].stderr
+    assert results[0].stdout == results[1].stdout
+    assert len(list((tmp_path / "kernels").glob("*.so"))) == 1
+    assert not list((tmp_path / "kernels").glob(".build*"))
+
+
+def test_a_second_build_compiles_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    first = build("test-once", "int x;", Device.current())
+    before = first.stat().st_mtime_ns
+    assert build("test-once", "int x;", Device.current()) == first
+    assert first.stat().st_mtime_ns == before
+    assert build("test-once", "int y;", Device.current()) != first
+    narrow = Device.current().with_isa("generic")
+    if narrow.isa != Device.current().isa:
+        assert build("test-once", "int x;", narrow) != first
+
+
+def test_a_damaged_library_is_built_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "_plans", {})
+    arguments = {k: v.detach() for k, v in problem(lstm, 1, 2, 1, 3, torch.float32).items()}
+    expected = flashrnn(**arguments)[0]
+    (library,) = (tmp_path / "kernels").glob("*.so")
+    moved = tmp_path / "elsewhere"
+    monkeypatch.setenv("FLASHRNN_CACHE", str(moved))
+    (moved / "kernels").mkdir(parents=True)
+    (moved / "kernels" / library.name).write_bytes(library.read_bytes()[:100])
+    monkeypatch.setattr(kernels, "_plans", {})
+    with pytest.warns(CacheWarning, match="damaged"):
+        assert torch.equal(flashrnn(**arguments)[0], expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_one_openmp_runtime_in_the_process(tmp_path) -> None:
+    program = RUN + (
+        "maps = {l.split()[-1] for l in open('/proc/self/maps') if '.so' in l}\n"
+        "print(sum(any(n in m for n in ('libgomp', 'libiomp', 'libomp')) for m in maps))\n"
+        "from flashrnn.runtime.openmp import parallel_region\n"
+        "print(parallel_region() != 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split()[1:] == ["1", "True"], done.stderr
+
+
+def test_a_process_keeps_its_subnormals() -> None:
+    """-ffast-math anywhere would flush them."""
+    arguments = problem(lstm, 1, 2, 1, 3, torch.float32)
+    flashrnn(**arguments)
+    tiny = torch.tensor(1e-40)
+    assert (tiny * 0.5).item() > 0

@@ -1,0 +1,121 @@
+"""The tiling model, its cost, and what the tuner is handed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import problem
+
+from autotune import cache
+from autotune.device import Device
+from flashrnn import flashrnn
+from flashrnn.cells import lstm
+from flashrnn.dims import Dims
+from flashrnn.dtypes import BY_NAME, FLOAT32
+from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.passes.lower import lower
+from flashrnn.runtime import kernels
+from flashrnn.tiling import cpu
+from flashrnn.tiling.cpu import CpuProblem, CpuTiling
+from flashrnn.tunable import CpuKernel, lstm_family
+
+DEVICE = Device.current()
+
+
+def cpu_problem(direction=FORWARD, B=4, T=6, N=1, D=24, dtype=FLOAT32, threads=1) -> CpuProblem:
+    return CpuProblem(lower(lstm), direction, dtype, Dims(B, T, N, D), threads)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([FORWARD, BACKWARD]),
+    st.integers(1, 300),
+    st.integers(1, 9),
+    st.integers(1, 5000),
+    st.sampled_from(sorted(BY_NAME)),
+    st.integers(1, 64),
+    st.sampled_from(DEVICE.isas),
+)
+def test_every_problem_has_a_tiling_that_fits(direction, B, N, D, dtype, threads, isa) -> None:
+    device = DEVICE.with_isa(isa)
+    p = cpu_problem(direction, B, 5, N, D, BY_NAME[dtype], threads)
+    tiling = kernels.default_tiling(p, device)
+    lanes = device.vector_bytes // p.dtype.bytes
+    vectors = tiling.d_per_register // lanes
+    assert tiling.d_per_register % lanes == 0
+    assert 1 <= tiling.b_per_register <= tiling.b_per_core <= B
+    sums = (4 if direction == FORWARD else 1) * tiling.b_per_register * vectors
+    assert sums < device.vector_registers
+    items = -(-B // tiling.b_per_core) * N
+    assert items >= min(threads, B * N)
+
+
+def test_cost_grows_with_work() -> None:
+    p = cpu_problem()
+    config = kernels.default_tiling(p, DEVICE).as_config()
+    base = cpu.cost(config, p, DEVICE)
+    for bigger in (cpu_problem(T=12), cpu_problem(D=48), cpu_problem(N=2)):
+        assert cpu.cost(config, bigger, DEVICE) > base
+
+
+@pytest.mark.parametrize("direction", [FORWARD, BACKWARD])
+def test_every_feasible_tiling_is_right(direction) -> None:
+    """The tuner may choose any of them."""
+    p = cpu_problem(direction, B=5, D=20)
+    tunable = CpuKernel(p)
+    seen = set()
+    for config in cpu.model(p, DEVICE).solutions():
+        if config["b_per_core"] in (2, 5):
+            seen.add((config["b_per_register"], config["d_per_register"]))
+            assert tunable.load(config).check().ok, config
+    assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("direction", [FORWARD, BACKWARD])
+def test_the_check_catches_a_wrong_kernel(direction, monkeypatch) -> None:
+    emit = kernels.emit_kernel
+
+    def wrong(*args, **kwargs):
+        text = emit(*args, **kwargs)
+        return text.replace("math::tanh<S>", "math::sigmoid<S>").replace("d_next[1]", "d_next[0]")
+
+    p = cpu_problem(direction, B=3, D=11)
+    monkeypatch.setattr(kernels, "emit_kernel", wrong)
+    monkeypatch.setattr(kernels, "_plans", {})
+    tiling = CpuTiling(1, DEVICE.vector_bytes // 4, 3)
+    if direction == BACKWARD:  # what it reads of the forward pass stays right
+        monkeypatch.setattr(kernels, "emit_kernel", emit)
+        kernels.plan_for(lstm, FORWARD, FLOAT32, p.dims, torch.get_num_threads())
+        monkeypatch.setattr(kernels, "emit_kernel", wrong)
+    assert not CpuKernel(p).load(tiling.as_config()).check().ok
+
+
+def test_a_tuned_tiling_is_used_at_once(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "_plans", {})
+    threads = torch.get_num_threads()
+    arguments = {k: v.detach() for k, v in problem(lstm, 5, 3, 1, 20, torch.float32).items()}
+    before = flashrnn(**arguments)[0]
+    dims = Dims(5, 3, 1, 20)
+    assert not kernels.plan_for(lstm, FORWARD, FLOAT32, dims, threads).tuned
+    p = cpu_problem(B=5, T=3, D=20, threads=threads)
+    other = CpuTiling(1, DEVICE.vector_bytes // 4, 1)
+    cache.remember_here(kernels.problem_key(p), DEVICE.fingerprint, other.as_config())
+    plan = kernels.plan_for(lstm, FORWARD, FLOAT32, dims, threads)
+    assert plan.tuned
+    assert plan.tiling == other
+    assert torch.equal(flashrnn(**arguments)[0], before), "a tiling never changes the result"
+
+
+def test_the_family_reads_its_options() -> None:
+    options = {"batch": 3, "time": 4, "heads": 2, "head_dim": 5, "dtype": "float64", "threads": 2}
+    forward, backward = lstm_family().tunables(options)
+    assert (forward.name, backward.name) == ("lstm forward", "lstm backward")
+    known = forward.problem()
+    assert (known["B"], known["N"], known["D"], known["threads"]) == (3, 2, 5, 2)
+    assert known != backward.problem()
+    comparisons = lstm_family().comparisons(options)
+    assert {c.peer for c in comparisons} == {"2 × torch.nn.LSTM(5)", "torch.nn.LSTM(10), one head"}
+    for c in comparisons:
+        c.ours()
+        c.theirs()
