@@ -13,7 +13,6 @@ symbols; what it returns is the cell.
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -93,7 +92,7 @@ def cell(
     """
 
     def declare(function: Callable[..., Mapping[str, object]]) -> Cell:
-        where = f"{inspect.getsourcefile(function)}:{function.__code__.co_firstlineno}"
+        where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
         names = {
             "gates": tuple(gates.split()),
             "states": tuple(states.split()),
