@@ -10,6 +10,8 @@ from autotune.show import duration, spread
 from bench.report import Report, Row
 from flashrnn.dims import Dims
 
+CALM = 0.05  # of a median: what it is uncertain by on a machine that is left alone
+
 
 def report(out: Console, found: Report) -> None:
     """A table per kind of call, then the geometric means."""
@@ -30,6 +32,9 @@ def report(out: Console, found: Report) -> None:
         "error: of the worst result, against the eager loop in float64; "
         "tiling: tuned, or the cost model's default."
     )
+    noise = max(m.timing.noise / m.timing.median for r in found.rows for m in (r.ours, *r.peers))
+    if noise > CALM:
+        out.print(f"Caution: medians are uncertain by up to {100 * noise:.0f}%: a busy machine?")
 
 
 def _table(out: Console, kind: str, rows: list[Row]) -> None:

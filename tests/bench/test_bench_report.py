@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autotune.measure import Timing
+from autotune.show import console
+from bench import show
 from bench.errors import UnreadableReport
 from bench.report import Kernel, Machine, Measurement, Report, Row, geometric_mean, read, write
 from flashrnn.dims import Dims
@@ -91,3 +94,13 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(UnreadableReport, match=r"other\.json is no benchmark report"):
         read(path)
+
+
+@pytest.mark.parametrize(("slowest", "said"), [(1.01, False), (3.0, True)])
+def test_noise_is_pointed_out(
+    slowest: float, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm = row("forward", 8, ours=1.0, library=2.0, loop=4.0)
+    calm = replace(calm, ours=measurement("flashrnn", 1.0, 1.0, slowest, slowest))
+    show.report(console(), replace(REPORT, rows=(calm,)))
+    assert ("Caution: medians are uncertain by up to" in capsys.readouterr().out) == said
