@@ -112,7 +112,7 @@ def _row(case: Case, threads: int, seconds: float) -> Row:
 
 
 def _load() -> float | None:
-    """Runnable processes on the machine in the last minute, before this one adds to them."""
+    """Runnable processes in the last minute: others' work, and our own tuning if there was any."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
