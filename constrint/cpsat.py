@@ -8,7 +8,7 @@ and exponents that could be undefined are replaced by harmless ones where the li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from constrint.clock import Clock, OutOfTime
@@ -70,30 +70,29 @@ def optimize_cpsat(
 
 def all_solutions_cpsat(
     domains: Mapping[Variable, Domain], constraints: Sequence[Constraint], clock: Clock
-) -> list[dict[str, int]]:
+) -> Iterator[dict[str, int]]:
     """Every solution, each once, in no order."""
     from ortools.sat.python import cp_model
 
     if not all(map(len, domains.values())):
-        return []
+        return
     try:
         translation = Translation(propagate(domains, constraints), constraints)
     except Conflict:
-        return []
+        return
     # CP-SAT's own enumeration would also vary the variables that the translation introduces.
-    found: list[dict[str, int]] = []
     variables = list(translation.of.values())
     while True:
         solver = _solver(clock)
         status = solver.solve(translation.model)
         if status == cp_model.INFEASIBLE:
-            return found
+            return
         if status not in {cp_model.OPTIMAL, cp_model.FEASIBLE}:
             raise OutOfTime
         row = [solver.value(x) for x in variables]
-        found.append({v.name: x for v, x in zip(translation.of, row, strict=True)})
+        yield {v.name: x for v, x in zip(translation.of, row, strict=True)}
         if not variables:
-            return found
+            return
         translation.model.add_forbidden_assignments(variables, [row])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from constrint.binding import Binding, measured_all
 from constrint.clock import Clock, OutOfTime
@@ -182,11 +182,20 @@ class Model:
         at = {name: found[name] for name in self.variables}
         return Solution(self._verified(at), optimal=incumbent.proven)
 
-    def solutions(self, limit: int | None = None) -> Iterator[dict[str, int]]:
+    def solutions(
+        self, limit: int | None = None, engine: str = "native"
+    ) -> Iterator[dict[str, int]]:
         """The solutions, each once, at most ``limit`` of them."""
         if limit is not None and as_integer(limit, "the limit") < 0:
             raise ModelError(f"a limit of {limit} solutions: it must not be negative")
-        for found, at in enumerate(self.enumerate()):
+        space: Iterable[dict[str, int]]
+        if engine == "cpsat":
+            from constrint.cpsat import all_solutions_cpsat
+
+            space = all_solutions_cpsat(self._assumed(None), self._leaves(), Clock())
+        else:
+            space = self.enumerate()
+        for found, at in enumerate(space):
             if limit is not None and found >= limit:
                 return
             yield self._verified(at)
@@ -219,6 +228,12 @@ class Model:
         if not empty and feasible(domains, self.rules, Clock()):
             return None
         return self._infeasible(domains)
+
+    def graph(self) -> Any:
+        """Variables and constraints as a bipartite networkx.Graph."""
+        from constrint.graph import constraint_graph
+
+        return constraint_graph(self)
 
     def __str__(self) -> str:
         lines = [f"{name} in {v.domain}" for name, v in self.variables.items()]
