@@ -196,7 +196,7 @@ def _levels(
     first: Array | None = None
     for k in reversed(range(len(order))):
         variable = order[k]
-        counts, chosen = grown[k]
+        counts, chosen = grown.pop()  # so that it can be freed before the next copy is made
         values = narrow(component.plan.domains[variable])[chosen]
         if first is None:
             levels.append(Level(variable, values, None))
