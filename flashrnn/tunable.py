@@ -55,7 +55,7 @@ class CpuKernel:
         return cpu.cost(config, self.problem_, device)
 
     def default(self, device: Device) -> dict[str, int]:
-        return kernels.default_tiling(self.problem_, device).as_config()
+        return cpu.default(self.problem_, device).as_config()
 
     def build(self, config: Config) -> None:
         kernels.compiled(self.problem_, CpuTiling.of_config(config), Device.current())

@@ -72,7 +72,8 @@ struct Forward {
   }
 
   void pack() const {
-    parallel_for(a.region, a.threads, a.N * panels, [&](int64_t i, int64_t) {
+    const int64_t threads = pack_threads<Real>(a.N * Gr * a.D * a.D, a.threads);
+    parallel_for(a.region, threads, a.N * panels, [&](int64_t i, int64_t) {
       const int64_t n = i / panels, panel = i % panels;
       pack_over_p<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D);
       if (panel == 0) {

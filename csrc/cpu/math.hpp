@@ -65,15 +65,6 @@ FLASHRNN_INLINE typename S::Vec minimum(typename S::Vec a, typename S::Vec b) {
   return ((b < a) | (b != b)) ? b : a;
 }
 
-// NaN passes through, since it fails both comparisons.
-template <class S>
-FLASHRNN_INLINE typename S::Vec clamp(typename S::Vec x, typename S::Real low,
-                                      typename S::Real high) {
-  const typename S::Vec lo = S::broadcast(low), hi = S::broadcast(high);
-  x = (x < lo) ? lo : x;
-  return (x > hi) ? hi : x;
-}
-
 // x = n ln 2 + r: e^r - 1, and n in the low bits of `shifted`.
 template <class S>
 struct Reduced {
@@ -103,7 +94,7 @@ FLASHRNN_INLINE typename S::Vec power_of_two(typename S::IntVec n) {
 template <class S>
 FLASHRNN_INLINE typename S::Vec exp(typename S::Vec x) {
   using K = Constants<typename S::Real>;
-  const auto reduced = reduce<S>(clamp<S>(x, K::exp_low, K::exp_high));
+  const auto reduced = reduce<S>(S::clamp(x, K::exp_low, K::exp_high));
   // in two factors, so that results down to the smallest subnormal come out right
   const auto half = reduced.n >> 1;
   const auto scale = power_of_two<S>(half);
@@ -114,7 +105,7 @@ FLASHRNN_INLINE typename S::Vec exp(typename S::Vec x) {
 template <class S>
 FLASHRNN_INLINE typename S::Vec exp_normal(typename S::Vec x) {
   using K = Constants<typename S::Real>;
-  const auto reduced = reduce<S>(clamp<S>(x, K::normal_low, K::normal_high));
+  const auto reduced = reduce<S>(S::clamp(x, K::normal_low, K::normal_high));
   const auto scale = power_of_two<S>(reduced.n);
   return S::fma(scale, reduced.expm1_r, scale);
 }
@@ -129,7 +120,7 @@ template <class S>
 FLASHRNN_INLINE typename S::Vec tanh(typename S::Vec x) {
   using K = Constants<typename S::Real>;
   const auto one = S::broadcast(1);
-  const auto reduced = reduce<S>(clamp<S>(x + x, -2 * K::tanh_limit, 2 * K::tanh_limit));
+  const auto reduced = reduce<S>(S::clamp(x + x, -2 * K::tanh_limit, 2 * K::tanh_limit));
   const auto scale = power_of_two<S>(reduced.n);
   const auto expm1 = S::fma(scale, reduced.expm1_r, scale - one);
   return expm1 / (expm1 + S::broadcast(2));

@@ -26,6 +26,12 @@ struct Workspace {
   }
 };
 
+// Waking threads costs more than packing a few hundred kilobytes.
+template <class Real>
+int64_t pack_threads(int64_t numbers, int64_t threads) {
+  return numbers * int64_t{sizeof(Real)} < (int64_t{1} << 20) ? 1 : threads;
+}
+
 // R [G, N, D, P] for products over p: packed[n][panel][p][g][unit], unit < Panel.
 template <int Gates, int Panel, class Real>
 void pack_over_p(const Real* r, Real* packed, int64_t n, int64_t panel, int64_t N, int64_t D) {

@@ -70,6 +70,25 @@ struct Simd {
 #endif
   }
 
+  // low <= x <= high; NaN passes through (these instructions return their second operand then).
+  static FLASHRNN_INLINE Vec clamp(Vec x, R low, R high) {
+    const Vec lo = broadcast(low), hi = broadcast(high);
+#if defined(__AVX512F__)
+    if constexpr (Bytes == 64 && sizeof(R) == 4)
+      return (Vec)_mm512_min_ps((__m512)hi, _mm512_max_ps((__m512)lo, (__m512)x));
+    if constexpr (Bytes == 64 && sizeof(R) == 8)
+      return (Vec)_mm512_min_pd((__m512d)hi, _mm512_max_pd((__m512d)lo, (__m512d)x));
+#endif
+#if defined(__AVX2__)
+    if constexpr (Bytes == 32 && sizeof(R) == 4)
+      return (Vec)_mm256_min_ps((__m256)hi, _mm256_max_ps((__m256)lo, (__m256)x));
+    if constexpr (Bytes == 32 && sizeof(R) == 8)
+      return (Vec)_mm256_min_pd((__m256d)hi, _mm256_max_pd((__m256d)lo, (__m256d)x));
+#endif
+    x = (x < lo) ? lo : x;
+    return (x > hi) ? hi : x;
+  }
+
   // a * b + c, rounded once where the machine can.
   static FLASHRNN_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

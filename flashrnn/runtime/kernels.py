@@ -55,7 +55,7 @@ def plan_for(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int)
     if known is None or known[0] != cache.generation():
         problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
         config = cache.lookup(problem_key(problem), device)
-        tiling = CpuTiling.of_config(config) if config else default_tiling(problem, device)
+        tiling = CpuTiling.of_config(config) if config else cpu.default(problem, device)
         library = load(problem, tiling, device)
         known = cache.generation(), Plan(direction, library, tiling, bool(config))
         _plans[key] = known
@@ -74,14 +74,6 @@ def problem_key(problem: CpuProblem) -> dict[str, int | str]:
         "threads": problem.threads,
         "source": primitives_digest(),
     }
-
-
-@lru_cache(maxsize=1024)
-def default_tiling(problem: CpuProblem, device: Device) -> CpuTiling:
-    """The cheapest tiling by the cost model."""
-    solutions = cpu.model(problem, device).solutions()
-    best = min(solutions, key=lambda s: (cpu.cost(s, problem, device), sorted(s.items())))
-    return CpuTiling.of_config(best)
 
 
 def source_of(problem: CpuProblem, tiling: CpuTiling, device: Device) -> str:

@@ -64,10 +64,13 @@ def _forward(
     kernel = launch.kernel_for(cell, FORWARD, x, dims)
     r, bias, weights = r.contiguous(), contiguous(bias), unit_weights(cell, r, parameters)
     before, w_t = contiguous(initial), w.reshape(G * N * D, I).t()
-    for start, end in _pieces(dims):
-        wx = torch.mm(_rows(x, start, end), w_t).view(end - start, B, G, N, D).transpose(0, 1)
+    pieces = _pieces(dims)
+    products = x.new_empty((max((e - s for s, e in pieces), default=0), B, G, N, D))
+    for start, end in pieces:
+        wx = products[: end - start]
+        torch.mm(_rows(x, start, end), w_t, out=wx.view((end - start) * B, w_t.shape[1]))
         kernel.forward(
-            wx,
+            wx.transpose(0, 1),
             r,
             bias,
             weights,

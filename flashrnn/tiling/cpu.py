@@ -7,8 +7,9 @@ one sum per unit. A core runs the whole sequence for b_per_core rows at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 from autotune.cost import Work, cycles, seconds
 from autotune.device import Device
@@ -18,6 +19,9 @@ from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import FORWARD
 from flashrnn.passes.lower import Program, pointwise_cost
 
+# Rows of a register tile that serves small batches too, by halves, so that a batch size that was
+# not seen before compiles nothing new.
+TYPICAL_ROWS = 4
 # Rows whose addresses the general registers hold, and vectors beyond which no tile fits.
 MOST_ROWS = 8
 MOST_VECTORS = 8
@@ -76,8 +80,8 @@ def model(problem: CpuProblem, device: Device) -> Model:
     sums, terms = problem.accumulated, problem.contracted
     m = Model(f"{problem.program.cell.name} {problem.direction} on {device.isa}")
     widest = min(MOST_VECTORS, -(-dims.D // lanes))
-    rows = min(MOST_ROWS, max(1, dims.B))
-    b = m.int_var("b_per_register", range(1, rows + 1))
+    rows, fewest = min(MOST_ROWS, max(1, dims.B)), 1 if dims.B == 1 else TYPICAL_ROWS
+    b = m.int_var("b_per_register", range(1, max(rows, fewest) + 1))
     d = m.int_var("d_per_register", range(lanes, widest * lanes + 1, lanes))
     core = m.int_var("b_per_core", _row_counts(dims.B))
     vectors = d // lanes
@@ -87,7 +91,10 @@ def model(problem: CpuProblem, device: Device) -> Model:
         sums * b * vectors + operands <= device.vector_registers,
         name="vector registers: sums and operands",
     )
-    m.add(b <= core, name="a register tile's rows belong to one core")
+    m.add(
+        (b <= core) | (b <= fewest),
+        name=f"no more rows in registers than one core has, or {fewest}",
+    )
     # A panel of R is read again for every register tile of rows, so it should stay in L2.
     panel = sums * lanes * terms * item
     m.add(
@@ -137,6 +144,30 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
     items = -(-dims.B // tiling.b_per_core) * dims.N
     rounds = -(-items // problem.threads)
     return rounds * dims.T * seconds(Work(overhead_cycles=step), device)
+
+
+@lru_cache(maxsize=1024)
+def default(problem: CpuProblem, device: Device) -> CpuTiling:
+    """The cheapest tiling by cost, with one register tile for all batch sizes above one.
+
+    So a last, smaller batch, or a longer one, meets a kernel that is compiled already.
+    """
+    dims = problem.dims
+    typical = replace(problem, dims=replace(dims, B=1 if dims.B == 1 else 4 * TYPICAL_ROWS))
+    tile = _cheapest(
+        typical, device, lambda s: s["b_per_register"] <= (1 if dims.B == 1 else TYPICAL_ROWS)
+    )
+    same = {name: tile[name] for name in ("b_per_register", "d_per_register")}
+    return CpuTiling.of_config(
+        _cheapest(problem, device, lambda s: same.items() <= dict(s).items())
+    )
+
+
+def _cheapest(
+    problem: CpuProblem, device: Device, admit: Callable[[Mapping[str, int]], bool]
+) -> Mapping[str, int]:
+    solutions = (s for s in model(problem, device).solutions() if admit(s))
+    return min(solutions, key=lambda s: (cost(s, problem, device), sorted(s.items())))
 
 
 def _level(size: int, device: Device) -> str:

@@ -39,20 +39,31 @@ def cpu_problem(direction=FORWARD, B=4, T=6, N=1, D=24, dtype=FLOAT32, threads=1
 def test_every_problem_has_a_tiling_that_fits(direction, B, N, D, dtype, threads, isa) -> None:
     device = DEVICE.with_isa(isa)
     p = cpu_problem(direction, B, 5, N, D, BY_NAME[dtype], threads)
-    tiling = kernels.default_tiling(p, device)
+    tiling = cpu.default(p, device)
     lanes = device.vector_bytes // p.dtype.bytes
     vectors = tiling.d_per_register // lanes
     assert tiling.d_per_register % lanes == 0
-    assert 1 <= tiling.b_per_register <= tiling.b_per_core <= B
+    assert 1 <= tiling.b_per_register <= max(tiling.b_per_core, cpu.TYPICAL_ROWS)
+    assert 1 <= tiling.b_per_core <= max(B, 1)
+    assert tiling.as_config() in list(cpu.model(p, device).solutions())
     sums = (4 if direction == FORWARD else 1) * tiling.b_per_register * vectors
     assert sums < device.vector_registers
     items = -(-B // tiling.b_per_core) * N
     assert items >= min(threads, B * N)
 
 
+def test_batch_sizes_share_a_kernel() -> None:
+    tiles = {
+        (t.b_per_register, t.d_per_register)
+        for B in (2, 3, 7, 16, 31, 64, 200)
+        for t in [cpu.default(cpu_problem(B=B, D=64), DEVICE)]
+    }
+    assert len(tiles) == 1
+
+
 def test_cost_grows_with_work() -> None:
     p = cpu_problem()
-    config = kernels.default_tiling(p, DEVICE).as_config()
+    config = cpu.default(p, DEVICE).as_config()
     base = cpu.cost(config, p, DEVICE)
     for bigger in (cpu_problem(T=12), cpu_problem(D=48), cpu_problem(N=2)):
         assert cpu.cost(config, bigger, DEVICE) > base
