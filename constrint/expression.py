@@ -204,7 +204,14 @@ def _power(base: Expression, exponent: Expression) -> Expression:
         raise OperandError(
             f"the exponent `{exponent}` holds a quotient: exponents are integers; use // instead"
         )
-    return Expression("**", base, exponent)
+    power = Expression("**", base, exponent)
+    from constrint.intervals import bounds
+
+    # Powers that no machine could hold are refused where they are stated.
+    spans = {v: (v.domain.low, v.domain.high) for v in power.variables() if len(v.domain)}
+    if len(spans) == len(power.variables()) and not has_quotient(base):
+        bounds(power, spans)
+    return power
 
 
 def _compare(op: str, left: Expression, right: object) -> Constraint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from constrint.binding import Binding, measured_all
 from constrint.clock import Clock, OutOfTime
@@ -22,7 +22,6 @@ from constrint.expression import (
     expression,
     has_quotient,
 )
-from constrint.intervals import bounds
 from constrint.lower import normal
 from constrint.optimize import Incumbent, optimize
 from constrint.space import Space
@@ -124,10 +123,7 @@ class Model:
         for stated in constraints:
             node = constraint(stated, "add")
             self._check_owned(node)
-            leaves = tuple(normal(node))
-            for leaf in leaves:
-                self._check_size(leaf)
-            self.rules.append(Rule(node, name, leaves))
+            self.rules.append(Rule(node, name, tuple(normal(node))))
 
     def minimize(self, objective: Operand) -> None:
         """Prefers solutions with a small ``objective``, after the preferences stated before."""
@@ -250,7 +246,6 @@ class Model:
     def _prefer(self, objective: Operand, sign: int) -> None:
         node = expression(objective, "minimize" if sign > 0 else "maximize")
         self._check_owned(node)
-        self._check_size(node)
         if has_quotient(node):
             raise OperandError(f"the preference `{node}` holds a quotient: use // or cdiv")
         self.objectives.append((node, sign))
@@ -284,14 +279,6 @@ class Model:
             if self.variables.get(variable.name) is not variable:
                 raise ModelError(f"`{node}` uses {variable.name!r}, a variable of another model")
 
-    def _check_size(self, node: Constraint | Expression) -> None:
-        """Powers that no machine could hold are refused when they are stated."""
-        if node.op == "**":
-            bounds(cast(Expression, node), {v: _span(v) for v in node.variables()})
-        for arg in node.args:
-            if isinstance(arg, Expression | Constraint):
-                self._check_size(arg)
-
     def _assignment(self, assignment: Mapping[str, int]) -> dict[str, int]:
         missing = [name for name in self.variables if name not in assignment]
         if missing:
@@ -311,8 +298,3 @@ class Model:
                     f"internal error: {name} = {at[name]} is not in {variable.domain}"
                 )
         return at
-
-
-def _span(variable: Variable) -> tuple[int, int]:
-    domain = variable.domain
-    return (domain.low, domain.high) if len(domain) else (0, 0)

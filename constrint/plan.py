@@ -174,7 +174,8 @@ class Component:
                 leaf.find_matches(self.plan.constants)
                 continue
             held = truth(leaf.constraint, axes(self.plan, leaf))
-            leaf.grid = np.broadcast_to(held, sizes)
+            whole = isinstance(held, np.ndarray) and held.shape == tuple(sizes)
+            leaf.grid = held if whole else np.broadcast_to(held, sizes)
             leaf.share = int(np.count_nonzero(leaf.grid)) / leaf.grid.size
             if leaf.share == 0:
                 return False

@@ -139,8 +139,11 @@ class Step:
                 [n if v in leaf.scope else 1 for v, n in zip(order, shape, strict=True)]
             )
             grid = part if grid is None else grid & part
-        table = np.broadcast_to(grid, shape).reshape(-1, self.count)  # type: ignore[arg-type]
-        self.counts = np.count_nonzero(table, axis=1)
+        assert grid is not None
+        if grid.shape != tuple(shape):
+            grid = np.broadcast_to(grid, shape)
+        table = grid.reshape(-1, self.count)
+        self.counts = np.add.reduce(table, axis=1, dtype=np.intp)
         self.starts = np.cumsum(self.counts) - self.counts
         self.choices = np.nonzero(table)[1].astype(narrowest(self.count))
         self.fan_out = int(self.counts.max())
@@ -164,7 +167,7 @@ class Step:
             chosen = self.choices[place]
         else:
             counts = np.full(rows, len(self.choices))
-            chosen = np.tile(self.choices, rows)
+            chosen = self.choices if rows == 1 else np.tile(self.choices, rows)
         needed = set(self.live)
         for leaf in self.filters:
             needed.update(leaf.scope)

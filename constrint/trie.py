@@ -26,9 +26,9 @@ BLOCK = 1 << 18
 
 def narrow(domain: Domain) -> Array:
     """The values of a domain in the narrowest signed type that holds them."""
-    for kind in (np.int8, np.int16, np.int32):
-        info = np.iinfo(kind)
-        if info.min <= domain.low and domain.high <= info.max:
+    reach = max(domain.high, -1 - domain.low)
+    for bits, kind in ((7, np.int8), (15, np.int16), (31, np.int32)):
+        if reach < 1 << bits:
             return domain.array().astype(kind)
     return domain.array()
 
@@ -207,7 +207,8 @@ def _levels(
             else:
                 kept = np.append(first[:-1][alive], first[-1])
                 levels.append(Level(variable, values[alive], kept))
-        below = np.concatenate(([0], np.cumsum(counts)))
+        below = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=below[1:])
         first = below if first is None else first[below]
     levels.reverse()
     return levels
