@@ -124,13 +124,15 @@ class _Arguments:
         self.d_weights = poisoned(B, len(lower(cell).weights), N, D)
         if self.direction == BACKWARD:  # what it reads of a forward pass, from whichever kernel
             self._forward(launch.kernel_for(cell, FORWARD, self.wx, small))
-        self.kernel = launch.Kernel(plan, self.wx, small)
+        self._new_kernel = lambda: launch.Kernel(plan, self.wx, small)
 
     def call(self) -> None:
+        """One call as the library makes it: the weights are packed each time."""
+        kernel = self._new_kernel()
         if self.direction == FORWARD:
-            self._forward(self.kernel)
+            self._forward(kernel)
         else:
-            self.kernel.backward(
+            kernel.backward(
                 self.r, self.weights, self.initial, self.states, self.saved, self.d_states,
                 self.d_last, self.d_gates, self.d_initial, self.d_weights,
             )  # fmt: skip

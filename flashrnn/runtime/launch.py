@@ -14,6 +14,7 @@ from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import parallel_region
+from flashrnn.runtime.scratch import scratch
 
 Tensor = torch.Tensor
 
@@ -29,7 +30,8 @@ class Kernel:
     """One direction of a cell for given sizes, ready to be called any number of times.
 
     plan: which library, see `kernel_for`; like: a tensor of its dtype, for the workspace. Weights
-    are packed in the first call: later calls of the same object must pass the same ones.
+    are packed in the first call: later calls of the same object must pass the same ones, before
+    any other kernel runs in this thread.
     Calls may cover any part of the sequence, in the order of the recurrence.
     """
 
@@ -111,7 +113,7 @@ class Kernel:
             if needed is None:
                 needed = library.workspace(self._layout.pack(*pointers, 0, *rest))
                 _workspace_numbers[key] = needed
-            self._workspace = self._like.new_empty(needed)
+            self._workspace = scratch("workspace", (needed,), self._like.dtype)
         library.run(self._layout.pack(*pointers, self._workspace.data_ptr(), *rest))
         self._packed = 1
 

@@ -18,6 +18,7 @@ from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.runtime import launch
 from flashrnn.runtime.arguments import contiguous, of_gates, outer, unit_weights
 from flashrnn.runtime.registry import define, refuse_second_derivative
+from flashrnn.runtime.scratch import scratch
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -37,11 +38,6 @@ def _pieces(dims: Dims) -> list[tuple[int, int]]:
     return [(k * dims.T // count, (k + 1) * dims.T // count) for k in range(count)]
 
 
-def _rows(x: Tensor, start: int, end: int) -> Tensor:
-    """Steps [start, end) of x [B, T, ...] as rows [(T B), ...]: a view where T is outermost."""
-    return x[:, start:end].transpose(0, 1).flatten(0, 1)
-
-
 def _forward(
     x: Tensor,
     w: Tensor,
@@ -58,19 +54,22 @@ def _forward(
     dims, S, dtype = Dims(B, T, N, D), len(cell.states), dtype_of(x.dtype)
     # slot 0 holds the initial states, so that the states before every step are one view
     states = x.new_empty((S if save else 1, T + 1, B, N, D))
-    states[:, 0] = 0 if initial is None else initial[: states.shape[0], :, 0]
+    if initial is None:
+        states[:, 0].zero_()
+    else:
+        states[:, 0] = initial[: states.shape[0], :, 0]
     last = x.new_empty((S, B, 1, N, D))
-    saved = x.new_empty(launch.saved_shape(cell, dims, dtype) if save else 0)
+    saved = x.new_empty(launch.saved_shape(cell, dims, dtype)) if save else x.new_empty(0)
     kernel = launch.kernel_for(cell, FORWARD, x, dims)
     r, bias, weights = r.contiguous(), contiguous(bias), unit_weights(cell, r, parameters)
     before, w_t = contiguous(initial), w.reshape(G * N * D, I).t()
-    pieces = _pieces(dims)
-    products = x.new_empty((max((e - s for s, e in pieces), default=0), B, G, N, D))
+    x_rows, pieces = x.transpose(0, 1), _pieces(dims)
     for start, end in pieces:
-        wx = products[: end - start]
-        torch.mm(_rows(x, start, end), w_t, out=wx.view((end - start) * B, w_t.shape[1]))
+        rows = (end - start) * B
+        products = scratch("gates", (rows, G * N * D), x.dtype)
+        torch.mm(x_rows[start:end].reshape(rows, I), w_t, out=products)
         kernel.forward(
-            wx.transpose(0, 1),
+            products.view(end - start, B, G, N, D).transpose(0, 1),
             r,
             bias,
             weights,
@@ -128,72 +127,85 @@ def _backward_cpu(
     T, G, I = x.shape[1], len(declared.gates), x.shape[2]
     dims, weights = Dims(B, T, N, D), unit_weights(declared, r, parameters)
     K = 0 if weights is None else weights.shape[0]
-    d_x = x.new_empty((T, B, I) if need_x else 0)
-    w_rows = w.reshape(-1, I)
-    d_w = torch.zeros_like(w_rows)
-    d_r = r.new_zeros(r.shape) if need_r else r.new_empty(0)
-    d_bias = r.new_zeros((G, N, D) if need_bias else 0)
-    d_weights, d_weights_piece = r.new_zeros((B, K, N, D)), r.new_empty((B, K, N, D))
+    none = x.new_empty(0)
+    d_x = x.new_empty((T, B, I)) if need_x else none
+    w_rows, x_rows = w.reshape(-1, I), x.transpose(0, 1)
+    sums = _Sums()
     carried = x.new_empty((S, B, 1, N, D))
     d_h = d_h.contiguous() if d_h is not None and d_h.stride(-1) != 1 else d_h
     kernel, r = launch.kernel_for(declared, BACKWARD, x, dims), r.contiguous()
     after = contiguous(d_last)
-    pieces = _pieces(dims)
-    gates = x.new_empty((max((e - s for s, e in pieces), default=0), B, G, N, D))
-    for start, end in reversed(pieces):
-        d_gates = gates[: end - start].transpose(0, 1)
-        first = states[:, start].unsqueeze(2).contiguous()
+    for start, end in reversed(_pieces(dims)):
+        rows = (end - start) * B
+        gates = scratch("gates", (end - start, B, G, N, D), x.dtype)
+        d_gates = gates.transpose(0, 1)
+        d_weights = x.new_empty((B, K, N, D))
         kernel.backward(
             r,
             weights,
-            first,
+            states[:, start].unsqueeze(2).contiguous(),
             states[:, start + 1 : end + 1].transpose(1, 2),
             saved[start:end],
             None if d_h is None else d_h[None, :, start:end],
             after,
             d_gates,
             carried if need_initial or start > 0 else None,
-            d_weights_piece,
+            d_weights,
         )
         after = carried
-        rows = (end - start) * B
-        d_wx = of_gates(d_gates, declared.gates, declared.input)
-        d_rows = d_wx.transpose(0, 1).reshape(rows, w_rows.shape[0])
+        d_input = of_gates(d_gates, declared.gates, declared.input).transpose(0, 1)
+        d_rows = d_input.reshape(rows, w_rows.shape[0])
         if need_x:
             torch.mm(d_rows, w_rows, out=d_x[start:end].view(rows, I))
         if need_w:
-            d_w.addmm_(d_rows.t(), _rows(x, start, end))
+            sums.add_product("w", d_rows, x_rows[start:end].reshape(rows, I))
         if need_r and declared.product_gates:
             d_recurrent = of_gates(d_gates, declared.gates, declared.recurrent).transpose(0, 1)
-            _add_outer(d_r, d_recurrent.flatten(0, 1), states[0, start:end])
+            h = states[0, start:end].reshape(rows, N, D)
+            if N == 1:
+                sums.add_product("r", d_recurrent.flatten(0, 1).flatten(1), h.view(rows, D))
+            else:
+                sums.add("r", outer(d_recurrent.flatten(0, 1), h))
         if need_bias:
-            d_bias += gates[: end - start].view(rows, G, N, D).sum(0)
+            sums.add("bias", gates.sum((0, 1)))
         if K:
-            d_weights += d_weights_piece
-    if need_r and declared.recurrence != DENSE:
-        d_r = d_weights[:, : len(declared.recurrent)].sum(0)
-    d_parameters = r.new_empty(0)
-    if need_parameters:
-        d_parameters = d_weights[:, -len(declared.parameters) :].sum(0)
+            sums.add("weights", d_weights.sum(0))
+    if K:
+        d_weights = sums.of("weights", x, (K, N, D))
     if need_initial and T == 0:
         carried = torch.zeros_like(carried) if d_last is None else d_last.clone()
+    elementwise = declared.recurrence != DENSE
     return (
-        d_x.transpose(0, 1) if need_x else d_x,
-        d_w.view(w.shape) if need_w else r.new_empty(0),
-        d_r,
-        d_bias,
-        d_parameters,
-        carried if need_initial else r.new_empty(0),
+        d_x.transpose(0, 1) if need_x else none,
+        sums.of("w", x, w.shape) if need_w else none,
+        (d_weights[: len(declared.recurrent)] if elementwise else sums.of("r", x, r.shape))
+        if need_r
+        else none,
+        sums.of("bias", x, (G, N, D)) if need_bias else none,
+        d_weights[-len(declared.parameters) :] if need_parameters else none,
+        carried if need_initial else none,
     )
 
 
-def _add_outer(d_r: Tensor, d_gates: Tensor, h: Tensor) -> None:
-    """Add the sum over rows of d_gates [rows, G, N, D] outer h [steps, B, N, P] to d_r."""
-    rows, _, N, D = d_gates.shape
-    if N == 1:
-        d_r.view(-1, D).addmm_(d_gates.flatten(1).t(), h.reshape(rows, D))
-    else:
-        d_r += outer(d_gates, h.reshape(rows, N, D))
+class _Sums:
+    """Sums over the pieces, of which the first is not added to anything."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, x: Tensor) -> None:
+        self._sums[name] = self._sums[name].add_(x) if name in self._sums else x
+
+    def add_product(self, name: str, a: Tensor, b: Tensor) -> None:
+        """Add a^T b, a [rows, m] and b [rows, n]."""
+        if name in self._sums:
+            self._sums[name].addmm_(a.t(), b)
+        else:
+            self._sums[name] = torch.mm(a.t(), b)
+
+    def of(self, name: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The sum, zeros where nothing was added."""
+        return self._sums[name].view(shape) if name in self._sums else like.new_zeros(shape)
 
 
 class _Layer(torch.autograd.Function):
