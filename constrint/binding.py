@@ -23,7 +23,7 @@ class Binding:
     ``left`` and ``right`` are the values of the two sides where the constraint is a comparison.
     ``slack`` is how much the tighter side could give before the constraint fails: 0 binds, a
     negative slack is a violation, None has no measure (a violated membership, a disjunction of
-    which no side holds, an undefined value).
+    which no side holds, an undefined value). ``op`` is the constraint's outermost operation.
     """
 
     name: str | None
@@ -32,7 +32,12 @@ class Binding:
     left: Number | None
     right: Number | None
     slack: Number | None
-    exact: bool
+    op: str
+
+    @property
+    def exact(self) -> bool:
+        """Whether the constraint holds exactly or not at all, as an equality does."""
+        return self.op not in _INEQUALITIES
 
     @property
     def relative(self) -> Fraction:
@@ -56,10 +61,12 @@ class Binding:
             return (
                 f"both sides are {self.left}"
                 if self.left == self.right
-                else (f"{self.left} and {self.right}")
+                else f"{self.left} and {self.right}"
             )
-        small, large = sorted((Fraction(self.left), Fraction(self.right)))
-        return f"{small} of {large} used"
+        if self.op in {">", ">="}:
+            more = "more than " if self.op == ">" else "at least "
+            return f"{self.left}, {more}{self.right} needed"
+        return f"{self.left} of {self.right} used"
 
 
 def measured(rule: Rule, at: Assignment) -> Binding:
@@ -72,7 +79,7 @@ def measured(rule: Rule, at: Assignment) -> Binding:
         left=left,
         right=right,
         slack=slack(rule.constraint, at),
-        exact=rule.constraint.op not in _INEQUALITIES,
+        op=rule.constraint.op,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from constrint.model import Rule
@@ -36,12 +36,36 @@ class Infeasible(ConstrintError):
     """No assignment satisfies the model.
 
     ``conflict`` holds a set of the model's constraints that cannot hold together although every
-    proper subset can; it is empty where no explanation was asked for.
+    proper subset can; the message states it. Both are worked out when they are first asked for,
+    so that a program that only wants to know does not wait for the reason.
     """
 
-    def __init__(self, message: str, conflict: Sequence[Rule] = ()) -> None:
-        self.conflict: tuple[Rule, ...] = tuple(conflict)
-        super().__init__(message)
+    def __init__(self, explain: Callable[[], tuple[str, Sequence[Rule]]]) -> None:
+        super().__init__()
+        self._explain = explain
+        self._explanation: tuple[str, tuple[Rule, ...]] | None = None
+
+    def _explained(self) -> tuple[str, tuple[Rule, ...]]:
+        if self._explanation is None:
+            message, conflict = self._explain()
+            self._explanation = message, tuple(conflict)
+        return self._explanation
+
+    @property
+    def conflict(self) -> tuple[Rule, ...]:
+        """The constraints that cannot hold together; empty if a domain has no values."""
+        return self._explained()[1]
+
+    def __str__(self) -> str:
+        return self._explained()[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (str(self),)
+
+
+def _restored(message: str) -> Infeasible:
+    """An Infeasible from another process: its message without the constraints themselves."""
+    return Infeasible(lambda: (message, ()))
 
 
 class TimeLimit(ConstrintError):

@@ -149,7 +149,7 @@ class Model:
         """The best solution by the preferences, or any; raises Infeasible where there is none.
 
         ``assume`` fixes variables for this question only. When ``time_limit`` seconds have
-        passed, or on Ctrl-C, the best solution so far is returned with ``optimal`` False, or
+        passed (and half a second of grace), or on Ctrl-C, the best solution so far is returned with ``optimal`` False, or
         TimeLimit is raised where there is none yet. ``engine`` is "native" or "cpsat".
         """
         domains = self._assumed(assume)
@@ -271,8 +271,13 @@ class Model:
         return domains
 
     def _infeasible(self, domains: dict[Variable, Domain]) -> Infeasible:
-        found = conflict(domains, self.rules, Clock())
-        return Infeasible(explained(self.name, domains, found), found)
+        name, rules = self.name, list(self.rules)  # as they are now
+
+        def explain() -> tuple[str, list[Rule]]:
+            found = conflict(domains, rules, Clock())
+            return explained(name, domains, found), found
+
+        return Infeasible(explain)
 
     def _check_owned(self, node: Constraint | Expression) -> None:
         for variable in node.variables():

@@ -29,6 +29,10 @@ ENUMERATED = 1 << 20
 """Components whose enumeration forms more partial assignments than this are searched."""
 
 
+GRACE = 0.5
+"""Seconds allowed, when time is up, to complete a solution that is known in part."""
+
+
 class Incumbent:
     """The best assignment so far, and whether it is known to be the best of all."""
 
@@ -102,12 +106,15 @@ def _best(
 
 
 def _completed(plan: Plan, result: Assignment) -> Assignment | None:
-    """``result`` with any values for the components that time did not suffice for."""
+    """``result`` with any values for the components that time did not suffice for.
+
+    A short grace, so that the answer for one component is not lost for want of another.
+    """
     for component in plan.components:
         if all(v in result for v in component.variables):
             continue
         try:
-            found = Search(component, Clock(1.0)).run()
+            found = Search(component, Clock(GRACE)).run()
         except OutOfTime:
             return None
         if found is None:

@@ -146,9 +146,8 @@ def _numpy_filter(params: Params, conditions: Conditions) -> Any:
 def _cpsat(params: Params, conditions: Conditions) -> Any:
     from constrint import Model
 
-    if np.prod([len(values) for values in params.values()], dtype=float) > 1 << 17:
-        raise TooLarge
-    return list(Model.from_space(params, conditions).solutions(limit=2000, engine="cpsat"))
+    # One solve per solution: CP-SAT's own enumeration would vary auxiliary variables too.
+    return list(Model.from_space(params, conditions).solutions(limit=1000, engine="cpsat"))
 
 
 def _column_rows(params: Params, columns: Any) -> Rows:

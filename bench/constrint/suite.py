@@ -70,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", action="append", help="only this space (may be repeated)")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--cpsat", action="store_true", help="ask CP-SAT too: up to a minute each")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # kernel-tuner rewrites conditions into some that warn
-    peers = [peer for peer in PEERS if peer.installed()]
+    peers = [p for p in PEERS if p.installed() and (options.cpsat or p.name != "CP-SAT")]
     print("CPU milliseconds, median of", options.repeat)
     print(f"{'space':30}{'solutions':>10}" + "".join(f"{p.name:>20}" for p in peers))
     results: dict[str, dict[str, float]] = {}

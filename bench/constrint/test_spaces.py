@@ -1,8 +1,11 @@
 """The given spaces under pytest-benchmark: `pytest bench/constrint`."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+
 from bench.constrint.suite import SPACES
 from constrint import Model
 
@@ -10,10 +13,10 @@ PATHS = sorted(SPACES.glob("*.json"))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_columns(benchmark, path):
+def test_columns(benchmark: Any, path: Path) -> None:
     data = json.loads(path.read_text())
 
-    def columns():
+    def columns() -> dict[str, Any]:
         return Model.from_space(data["params"], data["constraints"]).enumerate().columns()
 
     result = benchmark(columns)

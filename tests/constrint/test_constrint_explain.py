@@ -1,5 +1,7 @@
 """Conflict sets: they conflict, and no member can be spared."""
 
+import pickle
+
 import pytest
 from constrint_models import brute_force, models
 from hypothesis import HealthCheck, given, settings
@@ -28,6 +30,15 @@ def test_the_message_speaks_of_the_users_constraints_and_numbers():
     assert "4*d_per_block*256 <= 101376  [with the others, at the nearest 131072 <= 101376]" in told
     assert "blocks in {1, 2, 4}" in told
     assert "never" not in told
+
+
+def test_the_reason_outlives_the_process_and_the_model():
+    model = Model("m")
+    x = model.int_var("x", range(3))
+    model.add(x > 5, name="too much")
+    error = model.explain()
+    model.rules.clear()
+    assert "too much: x > 5" in str(pickle.loads(pickle.dumps(error)))
 
 
 def test_an_assumption_can_be_what_is_infeasible():

@@ -141,6 +141,8 @@ def test_binding_in_the_users_words():
     assert str(first) == "vector registers: 4*b*v + b + 1 <= 32 (28 of 32 used)"
     assert (first.left, first.right, first.slack) == (28, 32, 4)
     assert [record.slack for record in rest] == [1, 0]
+    assert str(rest[0]) == "v >= 1 (2, at least 1 needed)"
+    assert str(rest[1]) == "area: b*v == 6 (both sides are 6)"
     violated = model.check({"b": 8, "v": 2})
     assert [(r.name, r.slack) for r in violated] == [("vector registers", -41), ("area", -10)]
 

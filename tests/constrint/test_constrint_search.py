@@ -1,0 +1,95 @@
+"""Branch and bound, time limits, and interruptions."""
+
+import time
+
+import numpy as np
+import pytest
+
+from constrint import Infeasible, Model, TimeLimit, largest, smallest
+from constrint.search import Search
+
+
+def rugged(seed, high=12):
+    """Four variables under a condition without structure, and a preference that has none."""
+    a, b, c = (int(n) for n in np.random.default_rng(seed).integers(3, 40, 3))
+    model = Model()
+    w, x, y, z = (model.int_var(name, range(high)) for name in "wxyz")
+    model.add((a * w * x + b * y * y + c * z) % 31 <= 4)
+    model.add(w * x + y * z <= 3 * high)
+    model.minimize((w * a + x * b * y + z * z * c) % 101)
+    model.maximize(w - x + y)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("tabulated", [0, 1 << 14])
+def test_branch_and_bound_finds_what_enumeration_finds(monkeypatch, seed, tabulated):
+    model = rugged(seed)
+    expected = model.solve()
+    monkeypatch.setattr("constrint.optimize.ENUMERATED", 1)
+    monkeypatch.setattr("constrint.plan.TABULATED", tabulated)
+    monkeypatch.setattr("constrint.search.FIRST_BLOCK", 4)
+    monkeypatch.setattr("constrint.search.LAST_BLOCK", 64)
+    found = model.solve()
+
+    def merit(at):
+        w, x, y, _ = at.values()
+        return model.binding(at), w - x + y
+
+    assert merit(found)[1] == merit(expected)[1]
+    node = model.objectives[0][0]
+    model.add(node < 0)
+    with pytest.raises(Infeasible):
+        model.solve()
+
+
+def test_the_first_preference_counts_most():
+    model = Model()
+    a, b = model.int_var("a", range(9)), model.int_var("b", range(9))
+    model.add(a + b <= 10)
+    model.prefer(largest(a), smallest(b))
+    assert model.solve() == {"a": 8, "b": 0}
+    assert model.solve(assume={"b": 7}) == {"a": 3, "b": 7}
+
+
+def hard():
+    model = Model()
+    v = [model.int_var(f"v{k}", range(300)) for k in range(9)]
+    for k in range(6):
+        model.add((v[k] * v[k + 1] * v[k + 2] + v[k + 3] * (k + 3)) % 97 == 5)
+    model.minimize(sum(x * x for x in v))
+    return model
+
+
+def test_a_time_limit_keeps_the_best_so_far():
+    start = time.monotonic()
+    found = hard().solve(time_limit=1.0)
+    assert time.monotonic() - start < 10
+    assert not hard().check(found)
+    assert not found.optimal
+
+
+def test_no_solution_in_time_is_an_error():
+    model = Model()
+    a, b, c = (model.int_var(name, range(2000)) for name in "abc")
+    model.add((3 * a * b * c) % 9 == 1)  # true of no integers, which takes long to see
+    with pytest.raises(TimeLimit, match=r"0\.1 s"):
+        model.solve(time_limit=0.1)
+
+
+def test_an_interruption_keeps_the_best_so_far(monkeypatch):
+    """Ctrl-C arrives after the first improvement."""
+    model = rugged(3)
+    monkeypatch.setattr("constrint.optimize.ENUMERATED", 1)
+    take = Search._take
+
+    def interrupted(self, columns, rows):
+        if self.best is not None:
+            raise KeyboardInterrupt
+        take(self, columns, rows)
+
+    monkeypatch.setattr(Search, "_take", interrupted)
+    monkeypatch.setattr("constrint.search.LAST_BLOCK", 16)
+    monkeypatch.setattr("constrint.search.FIRST_BLOCK", 2)
+    found = model.solve()
+    assert not found.optimal and not model.check(found)
