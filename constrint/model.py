@@ -149,8 +149,9 @@ class Model:
         """The best solution by the preferences, or any; raises Infeasible where there is none.
 
         ``assume`` fixes variables for this question only. When ``time_limit`` seconds have
-        passed (and half a second of grace), or on Ctrl-C, the best solution so far is returned with ``optimal`` False, or
-        TimeLimit is raised where there is none yet. ``engine`` is "native" or "cpsat".
+        passed (and half a second of grace), or on Ctrl-C, the best solution so far is returned
+        with ``optimal`` False, or TimeLimit is raised where there is none yet. ``engine`` is
+        "native" or "cpsat".
         """
         domains = self._assumed(assume)
         clock = Clock(time_limit)

@@ -83,7 +83,7 @@ def test_propagation_loses_no_solution(model):
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, **QUIET)
+@settings(max_examples=1000, **QUIET)
 @given(st.one_of(models(), satisfied_models(), satisfied_models()))
 def test_propagation_loses_no_solution_at_length(model):
     check_propagation(model)
