@@ -14,7 +14,7 @@ from autotune.space import Check, Comparison, Config, Options, Runner, Tunable
 from flashrnn.cells import lstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME
-from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.passes.lower import lower
 from flashrnn.reference import reference
@@ -107,7 +107,12 @@ class _Arguments:
             return torch.full(shape, torch.nan, dtype=problem.dtype.torch)
 
         recurrent_shape = (len(cell.recurrent), N, D) + ((D,) if cell.recurrence == DENSE else ())
-        self.wx = normal(T, B, len(cell.input), N, D).transpose(0, 1)
+        self.w: Tensor | None = None
+        if self.direction == LAYER:  # an input as wide as all heads
+            self.wx = normal(T, B, N * D).transpose(0, 1)
+            self.w = normal(len(cell.input), N, D, N * D, scale=(N * D) ** -0.5)
+        else:
+            self.wx = normal(T, B, len(cell.input), N, D).transpose(0, 1)
         self.r = normal(*recurrent_shape, scale=D**-0.5)
         self.bias = normal(len(cell.gates), N, D)
         self.parameters = normal(K, N, D) if K else None
@@ -129,7 +134,7 @@ class _Arguments:
     def call(self) -> None:
         """One call as the library makes it: the weights are packed each time."""
         kernel = self._new_kernel()
-        if self.direction == FORWARD:
+        if self.direction != BACKWARD:
             self._forward(kernel)
         else:
             kernel.backward(
@@ -140,7 +145,7 @@ class _Arguments:
     def _forward(self, kernel: launch.Kernel) -> None:
         kernel.forward(
             self.wx, self.r, self.bias, self.weights, self.initial, self.states, self.last,
-            self.saved,
+            self.saved, self.w,
         )  # fmt: skip
 
     def compare(self) -> list[Measured]:
@@ -150,7 +155,7 @@ class _Arguments:
         return [compare(name, got, exact[name], eager[name]) for name, got in self._got().items()]
 
     def _got(self) -> dict[str, Tensor]:
-        if self.direction == FORWARD:
+        if self.direction != BACKWARD:
             return {"states": self.states, "last": self.last}
         d_wx = of_gates(self.d_gates, self.cell.gates, self.cell.input)
         return {"d_Wx": d_wx, "d_b": self.d_gates.sum((0, 1)), "d_initial": self.d_initial}
@@ -160,8 +165,10 @@ class _Arguments:
             x.to(dtype).requires_grad_() for x in (self.wx, self.r, self.bias, self.initial)
         )
         p = None if self.parameters is None else self.parameters.to(dtype)
+        if self.w is not None:
+            wx = torch.einsum("bti,gndi->btgnd", wx, self.w.to(dtype))
         states, last = reference(wx, r, b, s, self.cell, p)
-        if self.direction == FORWARD:
+        if self.direction != BACKWARD:
             return {"states": states.detach(), "last": last.detach()}
         results, cotangents = (states, last), (self.d_states.to(dtype), self.d_last.to(dtype))
         d_wx, d_b, d_s = torch.autograd.grad(results, (wx, b, s), cotangents)
@@ -191,9 +198,10 @@ class CellFamily:
 
     def tunables(self, options: Options) -> list[Tunable]:
         dims, dtype, threads = _dims(options), BY_NAME[str(options["dtype"])], options["threads"]
+        directions = (FORWARD, LAYER, BACKWARD) if cpu.owns_input(dims) else (FORWARD, BACKWARD)
         return [
             CpuKernel(CpuProblem(lower(self.cell), direction, dtype, dims, int(threads or 1)))
-            for direction in (FORWARD, BACKWARD)
+            for direction in directions
         ]
 
     def comparisons(self, options: Options) -> list[Comparison]:

@@ -6,6 +6,9 @@
 // those registers, and only states leave them (and, in training, what the backward pass asked
 // for). R is packed once per call; its panels are walked back and forth, so that the end of one
 // step is still in cache at the beginning of the next.
+//
+// A kernel that owns the input product takes x and W instead of Wx: W is packed like R, and its
+// products accumulate in the same registers.
 #pragma once
 
 #include "cpu/math.hpp"
@@ -17,8 +20,10 @@ namespace flashrnn {
 // last dimension of every tensor is contiguous.
 template <class Real>
 struct ForwardArguments {
-  const Real* wx;  // [B, T, G_w, N, D]
+  const Real* wx;  // [B, T, G_w, N, D]; or x [B, T, I], for a kernel that owns the input product
   int64_t wx_b, wx_t, wx_g, wx_n;
+  const Real* w;  // [G_w, N, D, I] contiguous, for such a kernel
+  int64_t I;
   const Real* r;        // [G_r, N, D, P] contiguous
   const Real* bias;     // [G, N, D] contiguous, or null
   const Real* weights;  // [K, N, D] contiguous, or null: per-unit parameters
@@ -33,18 +38,19 @@ struct ForwardArguments {
   ParallelRegion region;
 };
 
-template <class Cell, class S, int b_per_register, int d_per_register>
+template <class Cell, class S, int b_per_register, int d_per_register, bool owns_input>
 struct Forward {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
   using Arguments = ForwardArguments<Real>;
   static constexpr int W = S::lanes, V = d_per_register / W, G = Cell::gates;
-  static constexpr int Gr = Cell::recurrent, states = Cell::states;
+  static constexpr int Gr = Cell::recurrent, Gw = Cell::inputs, states = Cell::states;
+  static constexpr int sums = owns_input ? G : Gr;  // accumulators per unit
   static_assert(d_per_register % W == 0 && V >= 1, "a panel is whole vectors");
 
   const Arguments& a;
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
-  Real *packed, *bias, *weights, *scratch;
+  Real *packed, *packed_w, *bias, *weights, *scratch;
   int64_t scratch_size;
 
   explicit Forward(const Arguments& arguments, Real* workspace, int64_t* needed = nullptr)
@@ -54,6 +60,7 @@ struct Forward {
     row = width + line<Real>;  // rows a power of two apart would share cache sets
     Workspace<Real> space{workspace};
     packed = space.take(a.N * panels * a.D * Gr * d_per_register);
+    packed_w = space.take(owns_input ? a.N * panels * a.I * Gw * d_per_register : 0);
     bias = space.take(a.N * G * width);
     weights = space.take(a.N * Cell::weights * width);
     scratch_size = round_up((states + 1) * a.b_per_core * row, line<Real>);
@@ -72,10 +79,12 @@ struct Forward {
   }
 
   void pack() const {
-    const int64_t threads = pack_threads<Real>(a.N * Gr * a.D * a.D, a.threads);
+    const int64_t threads = pack_threads<Real>(a.N * a.D * (Gr * a.D + Gw * a.I), a.threads);
     parallel_for(a.region, threads, a.N * panels, [&](int64_t i, int64_t) {
       const int64_t n = i / panels, panel = i % panels;
-      pack_over_p<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D);
+      pack_panel<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D, a.D);
+      if constexpr (owns_input)
+        pack_panel<Gw, d_per_register>(a.w, w_panel_of(n, panel), n, panel, a.N, a.D, a.I);
       if (panel == 0) {
         pad_rows(a.bias, bias + n * G * width, G, n, a.N, a.D, width);
         pad_rows(a.weights, weights + n * Cell::weights * width, Cell::weights, n, a.N, a.D, width);
@@ -86,6 +95,15 @@ struct Forward {
   Real* panel_of(int64_t n, int64_t panel) const {
     return packed + (n * panels + panel) * a.D * Gr * d_per_register;
   }
+
+  Real* w_panel_of(int64_t n, int64_t panel) const {
+    return packed_w + (n * panels + panel) * a.I * Gw * d_per_register;
+  }
+
+  // The gate that accumulator j belongs to, and the accumulators of R's and W's gates.
+  static constexpr int gate_of(int j) { return owns_input ? j : Cell::recurrent_gate[j]; }
+  static constexpr int sum_of_recurrent(int r) { return owns_input ? Cell::recurrent_gate[r] : r; }
+  static constexpr int sum_of_input(int w) { return Cell::input_gate[w]; }
 
   struct Item {
     const Forward& f;
@@ -133,50 +151,68 @@ struct Forward {
     __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
       const auto& a = f.a;
       const int64_t d0 = panel * d_per_register;
-      prefetch_next<Rows>(b, d0);
-      Vec sum[Rows][Gr > 0 ? Gr : 1][V];
-      unroll<Gr>([&](auto r) __attribute__((always_inline)) {
+      Vec sum[Rows][sums > 0 ? sums : 1][V];
+      unroll<sums>([&](auto j) __attribute__((always_inline)) {
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
           unroll<V>([&](auto v) __attribute__((always_inline)) {
-            sum[i][r][v] = input<Cell::recurrent_gate[r]>(b + i, d0 + v * W);
+            if constexpr (owns_input)
+              sum[i][j][v] = bias_of(j, d0 + v * W);
+            else
+              sum[i][j][v] = input<gate_of(j)>(b + i, d0 + v * W);
           });
         });
       });
-      if constexpr (Gr > 0) {
-        if (t > 0 || a.initial != nullptr) {
-          const Real* packed = f.panel_of(n, panel);
-          const Real* h[Rows];
-          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            h[i] = h_in() + (b + i) * f.row;
-            keep_address(h[i]);
-          });
-          repeat<Rows * Gr * V>(a.D, [&](int64_t p) __attribute__((always_inline)) {
-            Vec h_p[Rows];
-            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-              h_p[i] = S::broadcast(h[i][p]);
-            });
-            unroll<Gr * V>([&](auto j) __attribute__((always_inline)) {
-              Vec r = S::load(packed + (p * Gr * V + j) * W);
-              S::keep_in_register(r);
-              unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-                sum[i][j / V][j % V] = S::fma(r, h_p[i], sum[i][j / V][j % V]);
-              });
-            });
-          });
-        }
+      if constexpr (owns_input) {
+        const Real* x[Rows];
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          x[i] = a.wx + (b0 + b + i) * a.wx_b + t * a.wx_t;
+        });
+        accumulate<Gw, sum_of_input>(sum, f.w_panel_of(n, panel), x, a.I);
+      } else {
+        prefetch_next<Rows>(b, d0);
+      }
+      if (Gr > 0 && (t > 0 || a.initial != nullptr)) {
+        const Real* h[Rows];
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          h[i] = h_in() + (b + i) * f.row;
+        });
+        accumulate<Gr, sum_of_recurrent>(sum, f.panel_of(n, panel), h, a.D);
       }
       unroll<Rows>([&](auto i) __attribute__((always_inline)) {
         unroll<V>([&](auto v) __attribute__((always_inline)) {
           if (d0 + v * W < a.D) {
             Vec gate[G];
             unroll<G>([&](auto g) __attribute__((always_inline)) {
-              if constexpr (Cell::recurrent_slot[g] >= 0)
+              if constexpr (owns_input)
+                gate[g] = sum[i][g][v];
+              else if constexpr (Cell::recurrent_slot[g] >= 0)
                 gate[g] = sum[i][Cell::recurrent_slot[g]][v];
               else
                 gate[g] = input<g>(b + i, d0 + v * W);
             });
             finish(gate, b + i, d0 + v * W);
           }
+        });
+      });
+    }
+
+    // sum[i][sum_of(g)] += sum over k of packed[k][g] rows[i][k], for Gates gates.
+    template <int Gates, int (*sum_of)(int), int Rows, int Sums>
+    static FLASHRNN_INLINE void accumulate(Vec (&sum)[Rows][Sums][V], const Real* packed,
+                                           const Real* (&rows)[Rows], int64_t length) {
+      unroll<Rows>([&](auto i) __attribute__((always_inline)) { keep_address(rows[i]); });
+      repeat<Rows * Gates * V>(length, [&](int64_t k) __attribute__((always_inline)) {
+        Vec x[Rows];
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          x[i] = S::broadcast(rows[i][k]);
+        });
+        unroll<Gates * V>([&](auto j) __attribute__((always_inline)) {
+          constexpr int to = sum_of(j / V);
+          Vec weight = S::load(packed + (k * Gates * V + j) * W);
+          S::keep_in_register(weight);
+          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+            sum[i][to][j % V] = S::fma(weight, x[i], sum[i][to][j % V]);
+          });
         });
       });
     }
@@ -193,11 +229,15 @@ struct Forward {
             if (d + v * W < a.D) __builtin_prefetch(wx + i * a.wx_b + g * a.wx_g + v * W);
     }
 
+    FLASHRNN_INLINE Vec bias_of(int g, int64_t d) const {
+      return S::load(f.bias + (n * G + g) * f.width + d);
+    }
+
     // Wx + bias of one gate.
     template <int g>
     FLASHRNN_INLINE Vec input(int64_t b, int64_t d) const {
       const auto& a = f.a;
-      const Vec bias = S::load(f.bias + (n * G + g) * f.width + d);
+      const Vec bias = bias_of(g, d);
       constexpr int slot = Cell::input_slot[g];
       if constexpr (slot < 0) return bias;
       if (d >= a.D) return bias;

@@ -32,18 +32,19 @@ int64_t pack_threads(int64_t numbers, int64_t threads) {
   return numbers * int64_t{sizeof(Real)} < (int64_t{1} << 20) ? 1 : threads;
 }
 
-// R [G, N, D, P] for products over p: packed[n][panel][p][g][unit], unit < Panel.
+// Weights [G, N, D, length] for products over their last dimension: one panel, [k][g][unit].
 template <int Gates, int Panel, class Real>
-void pack_over_p(const Real* r, Real* packed, int64_t n, int64_t panel, int64_t N, int64_t D) {
+void pack_panel(const Real* weights, Real* packed, int64_t n, int64_t panel, int64_t N, int64_t D,
+                int64_t length) {
   for (int g = 0; g < Gates; ++g)
     for (int unit = 0; unit < Panel; ++unit) {
       const int64_t d = panel * Panel + unit;
       Real* to = packed + g * Panel + unit;
       if (d < D) {
-        const Real* from = r + ((g * N + n) * D + d) * D;
-        for (int64_t p = 0; p < D; ++p) to[p * Gates * Panel] = from[p];
+        const Real* from = weights + ((g * N + n) * D + d) * length;
+        for (int64_t k = 0; k < length; ++k) to[k * Gates * Panel] = from[k];
       } else {
-        for (int64_t p = 0; p < D; ++p) to[p * Gates * Panel] = 0;
+        for (int64_t k = 0; k < length; ++k) to[k * Gates * Panel] = 0;
       }
     }
 }

@@ -13,7 +13,8 @@ from flashrnn.ir.expression import CONSTANT, INPUT, Expression, walk
 from flashrnn.ir.ops import OPS
 from flashrnn.passes.lower import Program
 
-FORWARD, BACKWARD = "forward", "backward"
+# LAYER is the forward pass of a kernel that owns the input product.
+FORWARD, LAYER, BACKWARD = DIRECTIONS = ("forward", "layer", "backward")
 
 
 def emit_kernel(
@@ -25,12 +26,13 @@ def emit_kernel(
     b_per_register: int,
     d_per_register: int,
 ) -> str:
-    """The source of one kernel. direction: "forward" or "backward". Sizes as in the tiling."""
-    schedule = direction.capitalize()
+    """The source of one kernel. direction: one of DIRECTIONS. Sizes as in the tiling."""
+    schedule = "backward" if direction == BACKWARD else "forward"
+    more = "" if direction == BACKWARD else f", {_booleans([direction == LAYER])[1:-1]}"
     return f"""\
 // {program.cell.name}, {direction}, {dtype.name}: generated from the cell's equations.
 // Tiling: {b_per_register} rows x {d_per_register} units of every gate in registers.
-#include "cpu/{direction}.hpp"
+#include "cpu/{schedule}.hpp"
 
 using Real = {dtype.cpp};
 constexpr int vector_bytes = {vector_bytes};
@@ -39,7 +41,7 @@ constexpr int d_per_register = {d_per_register};
 
 {emit_cell(program)}
 using S = flashrnn::Simd<Real, vector_bytes>;
-using Kernel = flashrnn::{schedule}<Cell, S, b_per_register, d_per_register>;
+using Kernel = flashrnn::{schedule.capitalize()}<Cell, S, b_per_register, d_per_register{more}>;
 
 // Size of the workspace in numbers.
 FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {{
@@ -85,10 +87,11 @@ struct Cell {{
   static constexpr int gates = {len(cell.gates)}, states = {len(cell.states)};
   static constexpr int weights = {len(program.weights)}, saved = {len(program.saved)};
   static constexpr int recurrent = {len(recurrent)}, inputs = {len(cell.input)};
-  // Where a gate stands in R and in Wx (-1: not there), and which gate stands where in R.
+  // Where a gate stands in R and in Wx (-1: not there), and which gates stand there in turn.
   static constexpr int recurrent_slot[] = {_slots(cell.gates, recurrent)};
   static constexpr int input_slot[] = {_slots(cell.gates, cell.input)};
-  static constexpr int recurrent_gate[] = {_slots(recurrent, cell.gates) if recurrent else "{-1}"};
+  static constexpr int recurrent_gate[] = {_slots(recurrent, cell.gates)};
+  static constexpr int input_gate[] = {_slots(cell.input, cell.gates)};
   // What the derivative reads of the states before and after the step.
   static constexpr bool reads_state[] = {_booleans(reads_state)};
   static constexpr bool reads_next[] = {_booleans(reads_next)};
@@ -177,7 +180,9 @@ def _spell(node: Expression, names: Mapping[Expression, str]) -> str:
 
 
 def _slots(items: Sequence[str], within: Sequence[str]) -> str:
-    return "{" + ", ".join(str(within.index(i) if i in within else -1) for i in items) + "}"
+    return (
+        "{" + (", ".join(str(within.index(i) if i in within else -1) for i in items) or "-1") + "}"
+    )
 
 
 def _booleans(values: Sequence[bool]) -> str:

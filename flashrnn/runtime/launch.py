@@ -9,7 +9,7 @@ import torch
 from autotune.device import Device
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype, dtype_of
-from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.kernels import Plan, plan_for
@@ -19,9 +19,9 @@ from flashrnn.runtime.scratch import scratch
 Tensor = torch.Tensor
 
 # ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
-_FORWARD = struct.Struct("=5q 4q 6q 3q 8q")
+_FORWARD = struct.Struct("=5q 2q 4q 6q 3q 8q")
 _BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 8q")
-_LAYOUTS = {FORWARD: _FORWARD, BACKWARD: _BACKWARD}
+_LAYOUTS = {FORWARD: _FORWARD, LAYER: _FORWARD, BACKWARD: _BACKWARD}
 
 _workspace_numbers: dict[tuple[str, int, int, int, int], int] = {}
 
@@ -54,17 +54,20 @@ class Kernel:
         states: Tensor,
         last: Tensor,
         saved: Tensor | None,
+        w: Tensor | None = None,
     ) -> None:
         """The steps of wx [B, T, G_w, N, D], into states, last and saved.
+
+        A LAYER kernel takes x [B, T, I] for wx, and w [G_w, N, D, I], contiguous.
 
         states [S, B, T, N, D], or [1, B, T, N, D] for h alone; last and initial [S, B, 1, N, D],
         which may be one tensor; saved: T leading entries of `saved_shape`. Innermost dimensions
         contiguous; r, bias, weights, initial, last and saved altogether.
         """
-        wb, wt, wg, wn, _ = wx.stride()
+        strides = wx.stride()[:-1] if w is None else (*wx.stride()[:2], 0, 0)
         ss, sb, st, sn, _ = states.stride()
         self._run(
-            (wx.data_ptr(), wb, wt, wg, wn)
+            (wx.data_ptr(), *strides, _at(w), 0 if w is None else w.shape[3])
             + (r.data_ptr(), _at(bias), _at(weights), _at(initial))
             + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
             + (last.data_ptr(), _at(saved)),

@@ -13,19 +13,26 @@ import torch
 
 from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
-from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.runtime import launch
-from flashrnn.runtime.arguments import contiguous, of_gates, outer, unit_weights
+from flashrnn.runtime.arguments import (
+    contiguous,
+    innermost_contiguous,
+    of_gates,
+    outer,
+    unit_weights,
+)
 from flashrnn.runtime.registry import define, refuse_second_derivative
 from flashrnn.runtime.scratch import scratch
+from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
 
 # Rows (steps times batch) of one piece: enough for a matrix product to run at its full speed, few
 # enough for their gates to stay in cache.
-PIECE_ROWS = 1024
+PIECE_ROWS = 2048
 
 _INPUTS = (
     "Tensor x, Tensor w, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell"
@@ -60,11 +67,24 @@ def _forward(
         states[:, 0] = initial[: states.shape[0], :, 0]
     last = x.new_empty((S, B, 1, N, D))
     saved = x.new_empty(launch.saved_shape(cell, dims, dtype)) if save else x.new_empty(0)
-    kernel = launch.kernel_for(cell, FORWARD, x, dims)
     r, bias, weights = r.contiguous(), contiguous(bias), unit_weights(cell, r, parameters)
-    before, w_t = contiguous(initial), w.reshape(G * N * D, I).t()
-    x_rows, pieces = x.transpose(0, 1), _pieces(dims)
-    for start, end in pieces:
+    before, after = contiguous(initial), states[:, 1:].transpose(1, 2)
+    if owns_input(dims):
+        launch.kernel_for(cell, LAYER, x, dims).forward(
+            innermost_contiguous(x),
+            r,
+            bias,
+            weights,
+            before,
+            after,
+            last,
+            saved if save else None,
+            w.contiguous(),
+        )
+        return states, last, saved
+    kernel = launch.kernel_for(cell, FORWARD, x, dims)
+    w_t, x_rows = w.reshape(G * N * D, I).t(), x.transpose(0, 1)
+    for start, end in _pieces(dims):
         rows = (end - start) * B
         products = scratch("gates", (rows, G * N * D), x.dtype)
         torch.mm(x_rows[start:end].reshape(rows, I), w_t, out=products)
@@ -74,7 +94,7 @@ def _forward(
             bias,
             weights,
             before,
-            states[:, start + 1 : end + 1].transpose(1, 2),
+            after[:, :, start:end],
             last,
             saved[start:end] if save else None,
         )

@@ -1,8 +1,9 @@
 """Tilings of the CPU schedules (csrc/cpu/forward.hpp, csrc/cpu/backward.hpp).
 
 A register tile is b_per_register rows of the batch times d_per_register units; in the forward
-pass every recurrent gate of those units has its own accumulators, in the backward pass there is
-one sum per unit. A core runs the whole sequence for b_per_core rows at a time.
+pass every recurrent gate of those units has its own accumulators (every gate, where the kernel
+owns the input product), in the backward pass there is one sum per unit. A core runs the whole
+sequence for b_per_core rows at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from autotune.device import Device
 from constrint import Model
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
-from flashrnn.emit.cpp import FORWARD
+from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.passes.lower import Program, pointwise_cost
 
 # Rows of a register tile that serves small batches too, by halves, so that a batch size that was
@@ -64,13 +65,32 @@ class CpuProblem:
     @property
     def accumulated(self) -> int:
         """Sums per unit that a register tile holds."""
-        return max(1, len(self.program.cell.product_gates)) if self.direction == FORWARD else 1
+        cell = self.program.cell
+        return {
+            FORWARD: max(1, len(cell.product_gates)),
+            LAYER: len(cell.gates),
+            BACKWARD: 1,
+        }[self.direction]
 
     @property
     def contracted(self) -> int:
-        """Terms of each sum."""
-        gates = len(self.program.cell.product_gates)
-        return self.dims.D * (min(gates, 1) if self.direction == FORWARD else gates)
+        """Terms of each sum; an input is taken to be as wide as all heads."""
+        gates, D = len(self.program.cell.product_gates), self.dims.D
+        recurrent = D * min(gates, 1)
+        return {
+            FORWARD: recurrent,
+            LAYER: recurrent + self.dims.hidden_size,
+            BACKWARD: D * gates,
+        }[self.direction]
+
+
+def owns_input(dims: Dims) -> bool:
+    """Whether a layer's forward kernel should own the input product.
+
+    With a few rows every vector of W that it fetches serves them all, and the products never
+    leave the registers; with fewer, one product for all steps reuses W better.
+    """
+    return dims.B >= TYPICAL_ROWS
 
 
 def model(problem: CpuProblem, device: Device) -> Model:
@@ -86,7 +106,7 @@ def model(problem: CpuProblem, device: Device) -> Model:
     core = m.int_var("b_per_core", _row_counts(dims.B))
     vectors = d // lanes
     # Sums; then either one vector of R and a broadcast h per row, or the other way round.
-    operands = b + 1 if problem.direction == FORWARD else vectors + 1
+    operands = vectors + 1 if problem.direction == BACKWARD else b + 1
     m.add(
         sums * b * vectors + operands <= device.vector_registers,
         name="vector registers: sums and operands",
@@ -138,7 +158,7 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
         step += panels * (max(product, cycles(traffic, device)) + TILE_CYCLES)
         source = _level(panel_bytes, device)
     program = problem.program
-    roots = program.new_states if problem.direction == FORWARD else program.backward
+    roots = program.backward if problem.direction == BACKWARD else program.new_states
     pointwise = pointwise_cost(roots) / device.fma_per_cycle + POINTWISE_CYCLES
     step += rows * -(-dims.D // lanes) * pointwise
     items = -(-dims.B // tiling.b_per_core) * dims.N
@@ -198,6 +218,6 @@ def _row_counts(B: int) -> list[int]:
 def _scratch_numbers(problem: CpuProblem) -> int:
     """Numbers per row and unit that a work item keeps between steps."""
     cell, weights = problem.program.cell, len(problem.program.weights)
-    if problem.direction == FORWARD:
-        return len(cell.states) + 1
-    return 2 * len(cell.product_gates) + len(cell.states) + weights
+    if problem.direction == BACKWARD:
+        return 2 * len(cell.product_gates) + len(cell.states) + weights
+    return len(cell.states) + 1

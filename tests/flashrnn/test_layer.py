@@ -24,13 +24,13 @@ def composed(cell, x, W, R, b, states, parameters=None):
     return every[0], last
 
 
-@pytest.mark.parametrize("rows", [4, 7, 1024])
+@pytest.mark.parametrize(("B", "rows"), [(3, 4), (3, 7), (3, 1024), (5, 7), (5, 1024)])
 @pytest.mark.parametrize("cell", [lstm, *ALL], ids=lambda c: c.name)
 @pytest.mark.parametrize("memory", ["batch-major", "time-major"])
-def test_equals_product_and_reference(cell, rows, memory, monkeypatch) -> None:
+def test_equals_product_and_reference(cell, B, rows, memory, monkeypatch) -> None:
     monkeypatch.setattr(implementation, "PIECE_ROWS", rows)
     torch.manual_seed(0)
-    inputs = layer_problem(cell, 3, 7, 2, 9, 5)
+    inputs = layer_problem(cell, B, 7, 2, 9, 5)
     if memory == "time-major":
         x = inputs["x"].detach().transpose(0, 1).contiguous().transpose(0, 1)
         inputs["x"] = x.requires_grad_()
@@ -46,7 +46,7 @@ def test_equals_product_and_reference(cell, rows, memory, monkeypatch) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("B", "T"), [(0, 3), (3, 0), (1, 1), (1, 9)])
+@pytest.mark.parametrize(("B", "T"), [(0, 3), (3, 0), (5, 0), (1, 1), (1, 9), (6, 1)])
 def test_edges(B, T) -> None:
     inputs = layer_problem(lstm, B, T, 1, 4, 3)
     ours, theirs = layer(**inputs), composed(lstm, **inputs)
@@ -64,8 +64,9 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(layer, tuple(inputs.values()))
 
 
-def test_inference_equals_training() -> None:
-    inputs = layer_problem(lstm, 3, 20, 1, 16, 5, torch.float32)
+@pytest.mark.parametrize("B", [3, 6])
+def test_inference_equals_training(B) -> None:
+    inputs = layer_problem(lstm, B, 20, 1, 16, 5, torch.float32)
     with torch.no_grad():
         inference = layer(**inputs)
     for a, b in zip(inference, layer(**inputs), strict=True):
