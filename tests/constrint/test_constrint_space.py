@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,32 @@ def test_columns_have_the_narrowest_type():
         model.int_var(name, [0, high])
     kinds = [str(column.dtype) for column in model.enumerate().columns().values()]
     assert kinds == ["int8", "int16", "int32", "int64"]
+
+
+def test_memory_is_that_of_the_answer():
+    model = Model()
+    variables = [model.int_var(f"x{k}", range(1, 13)) for k in range(6)]
+    model.add(sum(variables[1:], variables[0]) <= 45)
+    tracemalloc.start()
+    columns = model.enumerate().columns()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    answer = sum(column.nbytes for column in columns.values())
+    assert answer > 10e6
+    assert peak < 3 * answer
+
+
+def test_chunks_need_little_memory():
+    space = product_of(4).enumerate()
+    assert space.count() > 10**14
+    tracemalloc.start()
+    for k, chunk in enumerate(space.chunks(1 << 16)):
+        assert len(chunk["a0"]) == 1 << 16
+        if k == 50:
+            break
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 def test_large_domains():
