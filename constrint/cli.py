@@ -42,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TimeLimit as error:
         print(f"constrint: {error}", file=sys.stderr)
         return OUT_OF_TIME
+    except BrokenPipeError:  # the reader of the answers has seen enough
+        sys.stderr.close()
+        return SOLVED
     except (ConstrintError, OSError, UnicodeDecodeError) as error:
         print(f"constrint: {error}", file=sys.stderr)
         return BAD_INPUT
-    except BrokenPipeError:
-        return SOLVED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
-from constrint.errors import ConstrintError, ModelError
+from constrint.errors import ModelError, TimeLimit
 
 
-class OutOfTime(ConstrintError):
+class OutOfTime(TimeLimit):
     """Raised inside the engine when the time is up."""
+
+    def __init__(self) -> None:
+        super().__init__("the time is up: allow more, or narrow the domains")
 
 
 class Clock:

@@ -69,4 +69,4 @@ def _restored(message: str) -> Infeasible:
 
 
 class TimeLimit(ConstrintError):
-    """The time ran out before the first answer was found."""
+    """The time ran out before there was an answer."""

@@ -74,6 +74,8 @@ def test_no_solution_in_time_is_an_error():
     model.add((3 * a * b * c) % 9 == 1)  # true of no integers, which takes long to see
     with pytest.raises(TimeLimit, match=r"0\.1 s"):
         model.solve(time_limit=0.1)
+    with pytest.raises(TimeLimit, match="the time is up"):
+        model.enumerate(time_limit=0.1)
 
 
 def test_an_interruption_keeps_the_best_so_far(monkeypatch):
