@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: tune test test-slow bench lint clean
 
 tune: $(STAMP)
-	$(BIN)/autotune run lstm --batch 16 --time 256 --heads 4 --head-dim 64 --dtype float32 --budget 45
+	$(BIN)/autotune run lstm --batch 16 --time 256 --heads 4 --head-dim 64 --dtype float32 --budget 40
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

@@ -30,8 +30,12 @@ FMA_LATENCY = 4.0
 # Beside its products: a register tile's start and end, and the memory traffic of a vector of units.
 TILE_CYCLES = 40.0
 POINTWISE_CYCLES = 40.0
+# Loads that a broadcast costs: wide vectors that take two passes fill both halves.
+BROADCAST = 2.0
 # The part of a panel's way from its cache that hides behind arithmetic.
 OVERLAP = 0.7
+# The part of the pointwise arithmetic that does not hide behind the next tile's product.
+BESIDE = 0.5
 
 
 @dataclass(frozen=True)
@@ -149,18 +153,23 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
     panel_bytes = sums * terms * tiling.d_per_register * item
     heads = -(-dims.N // problem.threads)
     source = _level(panels * panel_bytes * heads, device)
-    step = 0.0
+    program = problem.program
+    roots = program.backward if problem.direction == BACKWARD else program.new_states
+    pointwise = pointwise_cost(roots) / device.fma_per_cycle + POINTWISE_CYCLES
+    # a tile's pointwise part runs beside the next tile's product; the last one's does not
+    step = rows * -(-dims.D // lanes) * pointwise * BESIDE
+    last = 0.0
     for tile in _register_tiles(rows, tiling.b_per_register):
-        arithmetic = Work(fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + tile))
+        arithmetic = Work(
+            fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + BROADCAST * tile)
+        )
         traffic = Work(bytes={source: panel_bytes})
         product = max(cycles(arithmetic, device), terms * FMA_LATENCY)
         product += (1.0 - OVERLAP) * cycles(traffic, device)
         step += panels * (max(product, cycles(traffic, device)) + TILE_CYCLES)
         source = _level(panel_bytes, device)
-    program = problem.program
-    roots = program.backward if problem.direction == BACKWARD else program.new_states
-    pointwise = pointwise_cost(roots) / device.fma_per_cycle + POINTWISE_CYCLES
-    step += rows * -(-dims.D // lanes) * pointwise
+        last = tile * vectors * pointwise
+    step += last * (1.0 - BESIDE)
     items = -(-dims.B // tiling.b_per_core) * dims.N
     rounds = -(-items // problem.threads)
     return rounds * dims.T * seconds(Work(overhead_cycles=step), device)
