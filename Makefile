@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tune test test-slow bench lint clean
+.PHONY: tune test test-slow bench bench-constrint lint clean
 
 tune: $(STAMP)
 	$(BIN)/autotune run lstm --batch 16 --time 256 --heads 4 --head-dim 64 --dtype float32 --budget 40
@@ -18,6 +18,11 @@ test-slow: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/flashrnn-bench run --suite quick
+
+# Beside other tools, where the extra `bench` is installed.
+bench-constrint: $(STAMP)
+	$(BIN)/python -m bench.constrint.suite
+	$(BIN)/python -m bench.constrint.models
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -23,6 +23,9 @@ _FORWARD = struct.Struct("=5q 2q 4q 6q 3q 8q")
 _BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 8q")
 _LAYOUTS = {FORWARD: _FORWARD, LAYER: _FORWARD, BACKWARD: _BACKWARD}
 
+# Multiply-adds per gate below which one thread is done before another wakes up.
+PARALLEL_PRODUCTS = 1_000_000
+
 _workspace_numbers: dict[tuple[str, int, int, int, int], int] = {}
 
 
@@ -108,7 +111,8 @@ class Kernel:
     def _run(self, pointers: tuple[int, ...], T: int) -> None:
         B, N, D = self._sizes
         b_per_core, library = self._plan.tiling.b_per_core, self._plan.library
-        region = parallel_region() if self._threads > 1 else 0
+        parallel = self._threads > 1 and B * T * N * D * D >= PARALLEL_PRODUCTS
+        region = parallel_region() if parallel else 0
         rest = (B, T, N, D, b_per_core, self._threads, self._packed, region)
         if self._workspace is None:
             key = (library.path, N, D, b_per_core, self._threads)

@@ -112,7 +112,7 @@ def model(problem: CpuProblem, device: Device) -> Model:
     # Sums; then either one vector of R and a broadcast h per row, or the other way round.
     operands = vectors + 1 if problem.direction == BACKWARD else b + 1
     m.add(
-        sums * b * vectors + operands <= device.vector_registers,
+        (b * vectors if sums == 1 else sums * b * vectors) + operands <= device.vector_registers,
         name="vector registers: sums and operands",
     )
     m.add(
