@@ -37,18 +37,19 @@ class Infeasible(ConstrintError):
 
     ``conflict`` holds a set of the model's constraints that cannot hold together although every
     proper subset can; the message states it. Both are worked out when they are first asked for,
-    so that a program that only wants to know does not wait for the reason.
+    so that a program that only wants to know does not wait for the reason. If that takes too
+    long, ``conflict`` is the smallest set found in time and ``irreducible`` is False.
     """
 
-    def __init__(self, explain: Callable[[], tuple[str, Sequence[Rule]]]) -> None:
+    def __init__(self, explain: Callable[[], tuple[str, Sequence[Rule], bool]]) -> None:
         super().__init__()
         self._explain = explain
-        self._explanation: tuple[str, tuple[Rule, ...]] | None = None
+        self._explanation: tuple[str, tuple[Rule, ...], bool] | None = None
 
-    def _explained(self) -> tuple[str, tuple[Rule, ...]]:
+    def _explained(self) -> tuple[str, tuple[Rule, ...], bool]:
         if self._explanation is None:
-            message, conflict = self._explain()
-            self._explanation = message, tuple(conflict)
+            message, conflict, irreducible = self._explain()
+            self._explanation = message, tuple(conflict), irreducible
         return self._explanation
 
     @property
@@ -56,16 +57,21 @@ class Infeasible(ConstrintError):
         """The constraints that cannot hold together; empty if a domain has no values."""
         return self._explained()[1]
 
+    @property
+    def irreducible(self) -> bool:
+        """Whether none of `conflict` can be spared, rather than only none found in time."""
+        return self._explained()[2]
+
     def __str__(self) -> str:
         return self._explained()[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (str(self),)
+        return _restored, (str(self), self.irreducible)
 
 
-def _restored(message: str) -> Infeasible:
+def _restored(message: str, irreducible: bool) -> Infeasible:
     """An Infeasible from another process: its message without the constraints themselves."""
-    return Infeasible(lambda: (message, ()))
+    return Infeasible(lambda: (message, (), irreducible))
 
 
 class TimeLimit(ConstrintError):

@@ -2,7 +2,8 @@
 
 The set is irreducible: without any one of its members, the others can hold. It is found by
 divide and conquer (QuickXplain, Junker 2004), with the solver as the judge. Each member is then
-told how far it is from holding where all others do.
+told how far it is from holding where all others do. Both are bounded in time: a reason that
+takes too long is told as far as it is known.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
 
 Domains = Mapping[Variable, Domain]
 
+REASON_SECONDS = 10.0
+"""How long the search for a smallest conflict may take, if the user sets no other limit."""
+
+JUDGEMENT_SHARE = 0.25
+"""One judgement may take this share of the time left; a set it fails to judge is kept whole."""
+
 NUMBERS_SECONDS = 2.0
-"""How long the search for the numbers of one member may take; it is then told without them."""
+"""How long the search for the numbers may take, of all members; the rest is told without them."""
 
 
 def feasible(domains: Domains, rules: Sequence[Rule], clock: Clock) -> bool:
@@ -35,33 +42,73 @@ def feasible(domains: Domains, rules: Sequence[Rule], clock: Clock) -> bool:
     return incumbent.assignment is not None
 
 
-def conflict(domains: Domains, rules: Sequence[Rule], clock: Clock) -> list[Rule]:
-    """An irreducible conflict among ``rules``, which must not all be able to hold.
+class Conflict:
+    """The search for an irreducible conflict among ``rules``, which must not all be able to hold.
 
-    Empty if a domain is empty, since then no constraint is to blame.
+    ``members`` is at any time the smallest conflict found so far, and ``irreducible`` whether it
+    is known that none of them can be spared. It is empty if a domain is empty, since then no
+    constraint is to blame.
     """
-    if any(len(domain) == 0 for domain in domains.values()):
-        return []
-    found = _reduce(domains, [], list(rules), False, clock)
-    wanted = {id(rule) for rule in found}
-    return [rule for rule in rules if id(rule) in wanted]
+
+    def __init__(self, domains: Domains, rules: Sequence[Rule], seconds: float) -> None:
+        self.domains = domains
+        self.clock = Clock(seconds)
+        self.members: list[Rule] = list(rules)
+        self.irreducible = False
+        self._sure = True
+        if any(len(domain) == 0 for domain in domains.values()):
+            self.members, self.irreducible = [], True
+            return
+        try:
+            self._reduce([], list(rules), False)
+            if not self._sure:
+                self._spare()
+            self.irreducible = True
+        except OutOfTime:
+            pass
+        wanted = {id(rule) for rule in self.members}
+        self.members = [rule for rule in rules if id(rule) in wanted]
+
+    def _can_hold(self, rules: list[Rule]) -> bool | None:
+        """Whether the rules can hold together; None where its share of the time is too short."""
+        self.clock.check()
+        seconds = (self.clock.left() or 0.0) * JUDGEMENT_SHARE
+        try:
+            return feasible(self.domains, rules, Clock(max(seconds, 1e-3)))
+        except OutOfTime:
+            self._sure = False
+            return None
+
+    def _reduce(self, kept: list[Rule], rules: list[Rule], grown: bool) -> list[Rule]:
+        """The members of ``rules`` that a conflict with ``kept`` needs.
+
+        The two lists together conflict, and are never more than those of the call before.
+        """
+        self.members = kept + rules
+        if grown and self._can_hold(kept) is False:
+            self.members = kept
+            return []
+        if len(rules) <= 1:
+            return rules
+        middle = len(rules) // 2
+        first, second = rules[:middle], rules[middle:]
+        needed = self._reduce(kept + first, second, True)
+        result = self._reduce(kept + needed, first, bool(needed)) + needed
+        self.members = kept + result
+        return result
+
+    def _spare(self) -> None:
+        """Tries to do without each member, which proves irreducible what a judgement left open."""
+        for rule in list(self.members):
+            others = [other for other in self.members if other is not rule]
+            can_hold = self._can_hold(others)
+            if can_hold is None:
+                raise OutOfTime
+            if not can_hold:
+                self.members = others
 
 
-def _reduce(
-    domains: Domains, kept: list[Rule], rules: list[Rule], grown: bool, clock: Clock
-) -> list[Rule]:
-    """The members of ``rules`` that a conflict with ``kept`` needs."""
-    if grown and not feasible(domains, kept, clock):
-        return []
-    if len(rules) == 1:
-        return rules
-    middle = len(rules) // 2
-    first, second = rules[:middle], rules[middle:]
-    needed = _reduce(domains, kept + first, second, True, clock)
-    return _reduce(domains, kept + needed, first, bool(needed), clock) + needed
-
-
-def explained(name: str, domains: Domains, found: Sequence[Rule]) -> str:
+def explained(name: str, domains: Domains, found: Sequence[Rule], irreducible: bool) -> str:
     """The message of an infeasible model: its conflict, in the user's words and numbers."""
     title = f"no solution of {name}" if name else "no solution"
     for variable, domain in domains.items():
@@ -69,16 +116,18 @@ def explained(name: str, domains: Domains, found: Sequence[Rule]) -> str:
             return f"{title}: {variable} has no values to choose from"
     if not found:
         return title
-    lines = [f"{title}: these cannot hold together"]
+    doubt = "" if irreducible else " (the smallest set found in time; some may not be needed)"
+    lines = [f"{title}: these cannot hold together{doubt}"]
+    clock = Clock(NUMBERS_SECONDS)
     for rule in found:
         others = [other for other in found if other is not rule]
-        lines.append(f"  {rule}{_shortfall(domains, rule, others)}")
+        lines.append(f"  {rule}{_shortfall(domains, rule, others, clock)}")
     seen = dict.fromkeys(v for rule in found for v in rule.constraint.variables())
     lines.append("  where " + "; ".join(f"{v} in {domains[v]}" for v in seen) if seen else "")
     return "\n".join(lines).rstrip()
 
 
-def _shortfall(domains: Domains, rule: Rule, others: Sequence[Rule]) -> str:
+def _shortfall(domains: Domains, rule: Rule, others: Sequence[Rule], clock: Clock) -> str:
     """How near to holding a rule can come where the others hold, as a remark."""
     node = rule.constraint
     gap = _gap(node)
@@ -90,7 +139,8 @@ def _shortfall(domains: Domains, rule: Rule, others: Sequence[Rule]) -> str:
     about = {v: domains[v] for c in (*leaves, node) for v in c.variables()}
     incumbent = Incumbent()
     try:
-        optimize(about, leaves, [(gap, 1)], Clock(NUMBERS_SECONDS), incumbent)
+        clock.check()
+        optimize(about, leaves, [(gap, 1)], clock, incumbent)
     except OutOfTime:
         return ""
     if incumbent.assignment is None:

@@ -13,7 +13,7 @@ from constrint.domain import Domain, as_integer, divisors, domain_of, powers_of_
 from constrint.enumerate import enumerate_all
 from constrint.errors import ConstrintError, Infeasible, ModelError, OperandError, TimeLimit
 from constrint.evaluate import holds
-from constrint.explain import conflict, explained, feasible
+from constrint.explain import REASON_SECONDS, Conflict, explained, feasible
 from constrint.expression import (
     Expression,
     Operand,
@@ -218,13 +218,19 @@ class Model:
         at = self._assignment(assignment)
         return [record for record in measured_all(self.rules, at) if not record.holds]
 
-    def explain(self, assume: Mapping[str, int] | None = None) -> Infeasible | None:
-        """Why there is no solution, as the error `solve` would raise; None where there is one."""
+    def explain(
+        self, assume: Mapping[str, int] | None = None, time_limit: float | None = None
+    ) -> Infeasible | None:
+        """Why there is no solution, as the error `solve` would raise; None where there is one.
+
+        TimeLimit is raised if ``time_limit`` seconds do not tell which. The reason may then take
+        as long again (10 s without a limit), after which it is the smallest found in time.
+        """
         domains = self._assumed(assume)
         empty = any(len(domain) == 0 for domain in domains.values())
-        if not empty and feasible(domains, self.rules, Clock()):
+        if not empty and feasible(domains, self.rules, Clock(time_limit)):
             return None
-        return self._infeasible(domains)
+        return self._infeasible(domains, time_limit)
 
     def graph(self) -> Any:
         """Variables and constraints as a bipartite networkx.Graph."""
@@ -271,12 +277,15 @@ class Model:
             domains[variable] = variable.domain.within(number, number)
         return domains
 
-    def _infeasible(self, domains: dict[Variable, Domain]) -> Infeasible:
+    def _infeasible(
+        self, domains: dict[Variable, Domain], seconds: float | None = None
+    ) -> Infeasible:
         name, rules = self.name, list(self.rules)  # as they are now
 
-        def explain() -> tuple[str, list[Rule]]:
-            found = conflict(domains, rules, Clock())
-            return explained(name, domains, found), found
+        def explain() -> tuple[str, list[Rule], bool]:
+            found = Conflict(domains, rules, seconds or REASON_SECONDS)
+            message = explained(name, domains, found.members, found.irreducible)
+            return message, found.members, found.irreducible
 
         return Infeasible(explain)
 

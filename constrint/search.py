@@ -27,6 +27,9 @@ FIRST_BLOCK = 256
 LAST_BLOCK = 1 << 15
 """Blocks begin small, for a first answer, and grow, for throughput."""
 
+FORMED = 1 << 18
+"""One extension forms about this many assignments at most, so that the clock is seen often."""
+
 
 class Search:
     """A search for the assignment that makes ``objective`` least, or for any."""
@@ -66,6 +69,12 @@ class Search:
                 live = order[: depth + 1]
                 step = Step(self.component, order[depth], leaves[depth], block, live)
                 steps[depth] = step
+            most = max(1, FORMED // max(1, step.fan_out))
+            if rows > most:
+                rest = {v: column[most:] for v, column in columns.items()}
+                waiting.append((depth, rest, rows - most))
+                columns = {v: column[:most] for v, column in columns.items()}
+                rows = most
             _, _, columns = step.extend(columns, rows)
             rows = len(columns[order[depth]])
             if rows == 0:
