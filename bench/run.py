@@ -23,7 +23,7 @@ from flashrnn.dims import Dims
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.runtime.kernels import plan_for
 
-FAMILY = "flashrnn.tunable:lstm_family"
+FAMILY = "flashrnn.families:lstm_family"
 TOP_K = 12  # candidates per kernel that tuning builds
 # The contenders evict each other's data from the caches. A sample long enough to fetch it again
 # shows what a call costs in a series of calls.

@@ -1,26 +1,21 @@
-"""What the entry point hands to autotune: a cell's forward and backward kernels, to be tuned."""
+"""One kernel of a cell as autotune sees it: to be configured, built, checked and timed."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from autotune.device import Device
-from autotune.space import Check, Comparison, Config, Options, Runner, Tunable
-from flashrnn.cells import lstm
+from autotune.space import Check, Config, Runner
 from flashrnn.dims import Dims
-from flashrnn.dtypes import BY_NAME
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
-from flashrnn.ir.cell import DENSE, Cell
+from flashrnn.ir.cell import DENSE
 from flashrnn.passes.lower import lower
 from flashrnn.reference import reference
 from flashrnn.runtime import kernels, launch
 from flashrnn.runtime.arguments import of_gates, unit_weights
-from flashrnn.runtime.layer import layer
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 from flashrnn.tolerance import Comparison as Measured
@@ -173,108 +168,3 @@ class _Arguments:
         results, cotangents = (states, last), (self.d_states.to(dtype), self.d_last.to(dtype))
         d_wx, d_b, d_s = torch.autograd.grad(results, (wx, b, s), cotangents)
         return {"d_Wx": d_wx, "d_b": d_b, "d_initial": d_s}
-
-
-@dataclass(frozen=True)
-class CellFamily:
-    """A cell's kernels with their options on the command line.
-
-    peers: for the parsed sizes, what to time the tuned layer against.
-    """
-
-    cell: Cell
-    peers: Callable[[Dims, torch.dtype], list[tuple[str, Callable[[Tensor], Tensor]]]]
-
-    @property
-    def name(self) -> str:
-        return self.cell.name
-
-    def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--batch", type=_positive, default=16, help="B (16)")
-        parser.add_argument("--time", type=_positive, default=256, help="T (256)")
-        parser.add_argument("--heads", type=_positive, default=1, help="N (1)")
-        parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
-        parser.add_argument("--dtype", choices=sorted(BY_NAME), default="float32")
-
-    def tunables(self, options: Options) -> list[Tunable]:
-        dims, dtype, threads = _dims(options), BY_NAME[str(options["dtype"])], options["threads"]
-        directions = (FORWARD, LAYER, BACKWARD) if cpu.owns_input(dims) else (FORWARD, BACKWARD)
-        return [
-            CpuKernel(CpuProblem(lower(self.cell), direction, dtype, dims, int(threads or 1)))
-            for direction in directions
-        ]
-
-    def comparisons(self, options: Options) -> list[Comparison]:
-        dims, dtype = _dims(options), BY_NAME[str(options["dtype"])].torch
-        size = dims.hidden_size
-        x = torch.randn(dims.T, dims.B, size, dtype=dtype, requires_grad=True)
-        ours = fused_layer(self.cell, dims, dtype)
-        d_y = torch.randn(dims.T, dims.B, size, dtype=dtype)
-        found = []
-        for label, wrap in (("forward", _inference), ("forward and backward", _training)):
-            for peer, theirs in self.peers(dims, dtype):
-                mine, other = wrap(ours, x, d_y), wrap(theirs, x, d_y)
-                found.append(Comparison(f"{label}, input product included", mine, peer, other))
-        return found
-
-
-def fused_layer(cell: Cell, dims: Dims, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """A layer of the cell with random weights: x [T, B, N * D] -> h [T, B, N * D]."""
-    size, scale = dims.hidden_size, dims.hidden_size**-0.5
-    shapes = (
-        (len(cell.input), dims.N, dims.D, size),
-        (len(cell.recurrent), dims.N, dims.D, dims.D),
-        (len(cell.gates), dims.N, dims.D),
-    )
-    w, r, b = (torch.randn(s, dtype=dtype).mul_(scale).requires_grad_() for s in shapes)
-
-    def run(x: Tensor) -> Tensor:
-        h, _ = layer(cell, x.transpose(0, 1), w, r, b, None, None)
-        return h.transpose(0, 1).flatten(2)
-
-    return run
-
-
-def _lstm_peers(dims: Dims, dtype: torch.dtype) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-    """torch.nn.LSTM: one per head, which computes the same; and one as wide as all heads."""
-    size = dims.hidden_size
-    whole = torch.nn.LSTM(size, size, dtype=dtype)
-    if dims.N == 1:
-        return [("torch.nn.LSTM", lambda x: whole(x)[0])]
-    heads = torch.nn.ModuleList(torch.nn.LSTM(size, dims.D, dtype=dtype) for _ in range(dims.N))
-    return [
-        (f"{dims.N} × torch.nn.LSTM({dims.D})", lambda x: torch.cat([m(x)[0] for m in heads], -1)),
-        (f"torch.nn.LSTM({size}), one head", lambda x: whole(x)[0]),
-    ]
-
-
-def _inference(run: Callable[[Tensor], Tensor], x: Tensor, _d_y: Tensor) -> Callable[[], None]:
-    def call() -> None:
-        with torch.no_grad():
-            run(x)
-
-    return call
-
-
-def _training(run: Callable[[Tensor], Tensor], x: Tensor, d_y: Tensor) -> Callable[[], None]:
-    def call() -> None:
-        run(x).backward(d_y)
-
-    return call
-
-
-def _dims(options: Options) -> Dims:
-    sizes = (int(options[name] or 1) for name in ("batch", "time", "heads", "head_dim"))
-    return Dims(*sizes)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
-
-
-def lstm_family() -> CellFamily:
-    """The entry point of `autotune run lstm`."""
-    return CellFamily(lstm, _lstm_peers)

@@ -20,6 +20,7 @@ FLASHRNN = [
     ["tiling"],
     ["runtime"],
     ["tunable", "api"],
+    ["families"],
     ["cli"],
 ]
 

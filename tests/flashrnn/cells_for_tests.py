@@ -1,25 +1,6 @@
-"""Throw-away cells that together use every feature of the declaration."""
+"""Throw-away cells that use what no cell of the library does."""
 
-from flashrnn import cell, equal, exp, log_sigmoid, maximum, minimum, sigmoid, tanh, where
-
-
-@cell(gates="n_rec r z n_in", recurrent="n_rec r z", input="r z n_in", states="h")
-def gated(g, s):
-    """The GRU: recurrent and input part of one gate apart, h used outside the product."""
-    r, z = sigmoid(g.r), sigmoid(g.z)
-    n = tanh(g.n_in + r * g.n_rec)
-    return {"h": z * s.h + (1.0 - z) * n}
-
-
-@cell(gates="i f z o", states="h c n m")
-def stabilised(g, s):
-    """The sLSTM (Beck et al. 2024): four states, maximum, where."""
-    a = log_sigmoid(g.f) + s.m
-    m = where(equal(s.n, 0.0), g.i, maximum(g.i, a))
-    i, f = exp(g.i - m), exp(a - m)
-    c = f * s.c + i * tanh(g.z)
-    n = maximum(f * s.n + i, 1.0)
-    return {"h": sigmoid(g.o) * c / n, "c": c, "n": n, "m": m}
+from flashrnn import cell, maximum, minimum, sigmoid, tanh
 
 
 @cell(gates="i f z o", states="h c", parameters="p_i p_o")
@@ -41,4 +22,4 @@ def shuffled(g, s, p):
     return {"h": tanh(g.u + p.q * g.v) * minimum(g.w, 2.0), "k": s.h}
 
 
-ALL = [gated, stabilised, peephole, independent, shuffled]
+ALL = [peephole, independent, shuffled]

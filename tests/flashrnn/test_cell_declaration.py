@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from cells_for_tests import independent, stabilised
+from cells_for_tests import independent
 from problems import NAMES, problem
 
 from flashrnn import cell, cell_names, equal, reference, sigmoid, where
+from flashrnn.cells import slstm
 from flashrnn.errors import CellError
 from flashrnn.ir.cell import cell_of
 
@@ -87,7 +88,7 @@ def test_the_declaration_carries_the_slstm(name, golden) -> None:
     """Four states, maximum and where, against an independent implementation."""
     z = golden(name)
     inputs = [z[k].requires_grad_() for k in ("Wx", "R", "b", "states0")]
-    states, _ = reference(*inputs, function=stabilised)
+    states, _ = reference(*inputs, function=slstm)
     torch.testing.assert_close(states, z["states"], rtol=1e-12, atol=1e-12)
     grads = torch.autograd.grad((states[0] * z["cot_h"]).sum(), inputs)
     # the normaliser's own gradient has no meaning where it starts at 0: the branch changes there

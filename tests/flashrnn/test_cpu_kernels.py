@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from cells_for_tests import ALL, gated, stabilised
+from cells_for_tests import ALL
 from problems import check, problem, run
 
 from autotune.device import Device
 from flashrnn import flashrnn
-from flashrnn.cells import lstm
+from flashrnn.cells import elman, elman_relu, gru, lstm, slstm
 from flashrnn.runtime import launch
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 2, 5), (5, 7, 1, 50), (3, 4, 3, 17), (17, 5, 2, 33), (1, 9, 1, 64)]
@@ -19,9 +19,9 @@ def test_lstm(shape, dtype) -> None:
     check(lstm, problem(lstm, *shape, dtype))
 
 
-@pytest.mark.parametrize("cell", ALL, ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [gru, elman, elman_relu, slstm, *ALL], ids=lambda c: c.name)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 4, 2, 17), (5, 6, 1, 40)])
-def test_cells_declared_elsewhere(cell, shape) -> None:
+def test_every_cell(cell, shape) -> None:
     check(cell, problem(cell, *shape, torch.float64))
     check(cell, problem(cell, *shape, torch.float32))
 
@@ -44,7 +44,7 @@ def test_every_instruction_set_of_this_machine(isa, dtype, monkeypatch) -> None:
     monkeypatch.setattr(Device, "current", staticmethod(lambda: narrowed))
     for shape in ((5, 7, 1, 50), (3, 4, 2, 17)):
         check(lstm, problem(lstm, *shape, dtype))
-    check(stabilised, problem(stabilised, 3, 4, 2, 17, dtype))
+    check(slstm, problem(slstm, 3, 4, 2, 17, dtype))
 
 
 @pytest.mark.parametrize(("B", "T", "D"), [(5, 7, 50), (2, 3, 513), (1, 20, 64)])
@@ -70,6 +70,55 @@ def test_equals_torch_lstm(B, T, D) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, b.abs().max().item()))
 
 
+@pytest.mark.parametrize("mode", ["GRU", "tanh", "relu"])
+def test_equals_torch_gru_and_rnn(mode) -> None:
+    B, T, D = 3, 6, 21
+    torch.manual_seed(0)
+    double = {"dtype": torch.float64}
+    peer = (
+        torch.nn.GRU(D, D, **double)
+        if mode == "GRU"
+        else torch.nn.RNN(D, D, nonlinearity=mode, **double)
+    )
+    x = torch.randn(T, B, D, requires_grad=True, **double)
+    h0 = torch.randn(1, B, D, requires_grad=True, **double)
+    w, r = peer.weight_ih_l0, peer.weight_hh_l0
+    b_i, b_h = peer.bias_ih_l0.view(-1, 1, D), peer.bias_hh_l0.view(-1, 1, D)
+    wx = (x @ w.t()).view(T, B, -1, 1, D).transpose(0, 1)
+    r = r.view(-1, 1, D, D)
+    if mode == "GRU":  # ours has R in the order n r z, and biases n_rec r z n_in
+        bias = torch.cat((b_h[2:], b_i[:2] + b_h[:2], b_i[2:]))
+        r, cell = torch.cat((r[2:], r[:2])), gru
+    else:
+        bias, cell = b_i + b_h, {"tanh": elman, "relu": elman_relu}[mode]
+    states, _ = flashrnn(wx, r, bias, h0[0].view(1, B, 1, 1, D), function=cell, backend="cpu")
+    h, (expected, _) = states[0, :, :, 0].transpose(0, 1), peer(x, h0)
+    torch.testing.assert_close(h, expected, rtol=0, atol=1e-12)
+    d, leaves = torch.randn_like(expected), (x, h0, *peer.parameters())
+    theirs = torch.autograd.grad(expected, leaves, d)
+    for a, b in zip(torch.autograd.grad(h, leaves, d), theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["slstm_B2T5N2D8", "slstm_B3T7N1D16_init"])
+def test_slstm_kernels_equal_an_independent_implementation(name, golden) -> None:
+    z = golden(name)
+    inputs = [z[k].requires_grad_() for k in ("Wx", "R", "b", "states0")]
+    states, _ = flashrnn(*inputs, function=slstm, backend="cpu")
+    torch.testing.assert_close(states, z["states"], rtol=1e-12, atol=1e-12)
+    grads = torch.autograd.grad((states[0] * z["cot_h"]).sum(), inputs[:3])
+    for got, key in zip(grads, ("dWx", "dR", "db"), strict=True):
+        torch.testing.assert_close(got, z[key], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("cell", [gru, elman, slstm], ids=lambda c: c.name)
+def test_gradcheck_of_other_cells(cell) -> None:
+    arguments = tuple(problem(cell, 2, 3, 2, 5, torch.float64).values())
+    assert torch.autograd.gradcheck(
+        lambda *a: flashrnn(*a, function=cell, backend="cpu"), arguments
+    )
+
+
 @pytest.mark.parametrize("which", range(2))
 def test_any_state_alone_may_enter_the_loss(which) -> None:
     arguments = problem(lstm, 3, 5, 2, 9, torch.float64)
@@ -92,7 +141,7 @@ def test_no_bias_and_no_initial_states() -> None:
     check(lstm, full)
 
 
-@pytest.mark.parametrize("cell", [lstm, gated], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
 def test_results_do_not_depend_on_threads_or_run(cell, monkeypatch) -> None:
     monkeypatch.setattr(launch, "PARALLEL_PRODUCTS", 0)
     arguments = problem(cell, 7, 9, 2, 33, torch.float32)

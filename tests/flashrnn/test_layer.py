@@ -7,7 +7,7 @@ from problems import problem
 
 import flashrnn.runtime.layer as implementation
 from flashrnn import flashrnn, layer
-from flashrnn.cells import lstm
+from flashrnn.cells import elman, gru, lstm, slstm
 
 
 def layer_problem(cell, B, T, N, D, I, dtype=torch.float64):
@@ -25,7 +25,7 @@ def composed(cell, x, W, R, b, states, parameters=None):
 
 
 @pytest.mark.parametrize(("B", "rows"), [(3, 4), (3, 7), (3, 1024), (5, 7), (5, 1024)])
-@pytest.mark.parametrize("cell", [lstm, *ALL], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [lstm, gru, elman, slstm, *ALL], ids=lambda c: c.name)
 @pytest.mark.parametrize("memory", ["batch-major", "time-major"])
 def test_equals_product_and_reference(cell, B, rows, memory, monkeypatch) -> None:
     monkeypatch.setattr(implementation, "PIECE_ROWS", rows)

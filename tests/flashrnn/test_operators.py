@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from cells_for_tests import gated, independent, peephole
+from cells_for_tests import independent, peephole
 from problems import problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flashrnn import flashrnn, layer
-from flashrnn.cells import lstm
+from flashrnn.cells import gru, lstm, slstm
 from flashrnn.errors import BackendError
 
-CELLS = [lstm, gated, peephole, independent]
+CELLS = [lstm, gru, slstm, peephole, independent]
 
 
 def operator_arguments(cell):
@@ -45,7 +45,7 @@ def test_fake_tensors_have_the_strides_of_real_ones(order) -> None:
         assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 
-@pytest.mark.parametrize("cell", [lstm, gated], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [lstm, gru], ids=lambda c: c.name)
 def test_compile_without_graph_breaks(cell) -> None:
     def loss(Wx, R, b, states):
         every, last = flashrnn(torch.tanh(Wx), R, b, states, function=cell)

@@ -13,11 +13,12 @@ from flashrnn.cells import lstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME, FLOAT32
 from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.families import elman_family, gru_family, lstm_family, slstm_family
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import kernels
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
-from flashrnn.tunable import CpuKernel, lstm_family
+from flashrnn.tunable import CpuKernel
 
 DEVICE = Device.current()
 
@@ -121,12 +122,25 @@ def test_a_tuned_tiling_is_used_at_once(monkeypatch, tmp_path) -> None:
 def test_the_family_reads_its_options() -> None:
     options = {"batch": 3, "time": 4, "heads": 2, "head_dim": 5, "dtype": "float64", "threads": 2}
     forward, backward = lstm_family().tunables(options)
+    assert len(lstm_family().tunables({**options, "batch": 4})) == 3, "a kernel that owns W too"
     assert (forward.name, backward.name) == ("lstm forward", "lstm backward")
     known = forward.problem()
     assert (known["B"], known["N"], known["D"], known["threads"]) == (3, 2, 5, 2)
     assert known != backward.problem()
     comparisons = lstm_family().comparisons(options)
     assert {c.peer for c in comparisons} == {"2 × torch.nn.LSTM(5)", "torch.nn.LSTM(10), one head"}
+    for c in comparisons:
+        c.ours()
+        c.theirs()
+
+
+@pytest.mark.parametrize("family", [gru_family, elman_family, slstm_family])
+def test_every_family_compares_with_a_peer(family) -> None:
+    options = {"batch": 5, "time": 3, "heads": 1, "head_dim": 6, "dtype": "float32", "threads": 1}
+    for tunable in family().tunables(options):
+        assert tunable.load(tunable.default(DEVICE)).check().ok
+    comparisons = family().comparisons(options)
+    assert comparisons
     for c in comparisons:
         c.ours()
         c.theirs()
