@@ -24,6 +24,7 @@ from constrint.expression import (
 )
 from constrint.lower import normal
 from constrint.optimize import Incumbent, optimize
+from constrint.some import FEW, some
 from constrint.space import Space
 
 
@@ -182,7 +183,11 @@ class Model:
     def solutions(
         self, limit: int | None = None, engine: str = "native"
     ) -> Iterator[dict[str, int]]:
-        """The solutions, each once, at most ``limit`` of them."""
+        """The solutions, each once, at most ``limit`` of them.
+
+        A small ``limit`` (up to 4096) is met without forming the others, so that a component too
+        large to be enumerated can be asked for some.
+        """
         if limit is not None and as_integer(limit, "the limit") < 0:
             raise ModelError(f"a limit of {limit} solutions: it must not be negative")
         space: Iterable[dict[str, int]]
@@ -190,6 +195,8 @@ class Model:
             from constrint.cpsat import all_solutions_cpsat
 
             space = all_solutions_cpsat(self._assumed(None), self._leaves(), Clock())
+        elif limit is not None and limit <= FEW:
+            space = some(self._assumed(None), self._leaves(), limit)
         else:
             space = self.enumerate()
         for found, at in enumerate(space):

@@ -38,6 +38,9 @@ def path(request):
 def check_all_solutions(model):
     expected = as_set(brute_force(model))
     assert as_set(model.solutions()) == expected
+    assert as_set(model.solutions(limit=4096)) == expected
+    some = as_set(model.solutions(limit=3))
+    assert some <= expected and len(some) == min(3, len(expected))
     space = model.enumerate()
     assert len(space) == len(expected)
     columns = space.columns()

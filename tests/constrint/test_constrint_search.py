@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from constrint import Infeasible, Model, TimeLimit, largest, smallest
+from constrint import Infeasible, Model, TimeLimit, largest, largest_of, smallest, smallest_of
 from constrint.evaluate import value
 from constrint.search import Search
 
@@ -94,3 +94,57 @@ def test_an_interruption_keeps_the_best_so_far(monkeypatch):
     monkeypatch.setattr("constrint.search.FIRST_BLOCK", 2)
     found = model.solve()
     assert not found.optimal and not model.check(found)
+
+
+def visited(monkeypatch, model):
+    """How many partial assignments branch and bound forms, and the solution."""
+    made = []
+    run = Search.run
+
+    def noted(self):
+        made.append(self)
+        return run(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "run", noted)
+        patch.setattr("constrint.optimize.ENUMERATED", 1)
+        found = model.solve()
+    return sum(search.visited for search in made), found
+
+
+def test_bounds_prune_before_all_variables_of_the_objective_have_values(monkeypatch):
+    model = Model()
+    v = [model.int_var(f"v{k}", range(1, 8)) for k in range(7)]
+    model.add(sum(v) % 5 == 3)
+    model.minimize(v[0] * v[1] - v[2] + v[3] * v[3] * v[4] + (v[5] - v[6]))
+    pruned, found = visited(monkeypatch, model)
+    with monkeypatch.context() as patch:
+        patch.setattr("constrint.search.least_values", lambda *_: -(10**6))
+        unpruned, expected = visited(monkeypatch, model)
+    node = model.objectives[0][0]
+    assert value(node, found) == value(node, expected)
+    assert pruned * 20 < unpruned, (pruned, unpruned)
+
+
+def test_bounds_beyond_64_bits_prune_nothing_that_is_best(monkeypatch):
+    model = Model()
+    x, y, z = (model.int_var(name, range(2, 6)) for name in "xyz")
+    model.add((x + y + z) % 3 == 1)
+    model.minimize(largest_of(x**40, -y) - smallest_of(y**40, 7 * z) * x)
+    expected = model.solve()
+    _, found = visited(monkeypatch, model)
+    node = model.objectives[0][0]
+    assert value(node, found) == value(node, expected)
+
+
+def test_few_solutions_of_a_component_too_large_to_enumerate():
+    model = Model()
+    v = [model.int_var(f"v{k}", range(100)) for k in range(8)]
+    for k in range(7):
+        model.add((v[k] + 2 * v[k + 1]) % 3 != 1)  # some 10^14 solutions, all connected
+    start = time.process_time()
+    found = list(model.solutions(limit=5))
+    assert time.process_time() - start < 2
+    assert len({tuple(at.items()) for at in found}) == 5
+    assert all(list(at) == list(model.variables) and not model.check(at) for at in found)
+    assert list(model.solutions(limit=0)) == []
