@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from constrint.domain import Domain
 from constrint.errors import ModelError
-from constrint.trie import Trie, narrow
+from constrint.trie import Trie, narrow, projected
 
 Array = npt.NDArray[Any]
 Config = dict[str, int]
@@ -47,6 +47,26 @@ class Space:
     def count(self) -> int:
         """The number of solutions, of any size."""
         return self._count
+
+    def onto(self, names: Iterable[str]) -> Space:
+        """The distinct assignments of the variables ``names`` that solutions have, as a space.
+
+        Costs a sort of the solutions of each component that is kept in part; no component is
+        multiplied with another. ModelError for a name that is not a variable of this space.
+        """
+        wanted = tuple(dict.fromkeys(names))
+        for name in wanted:
+            if name not in self.names:
+                raise ModelError(f"no variable {name!r}; there are {', '.join(self.names)}")
+        constants = {n: v for n, v in self._constants.items() if n in wanted}
+        if not self._count:
+            return Space(wanted, constants, None)
+        factors = []
+        for trie in self._factors:
+            kept = [level for level in trie.levels if level.variable.name in wanted]
+            if kept:
+                factors.append(projected(trie, kept))
+        return Space(wanted, constants, factors)
 
     def __len__(self) -> int:
         if self._count > sys.maxsize:

@@ -214,6 +214,22 @@ def _levels(
     return levels
 
 
+def projected(trie: Trie, kept: list[Level]) -> Trie:
+    """The distinct assignments that the solutions give to the variables of ``kept``."""
+    if len(kept) == len(trie.levels):
+        return trie
+    columns = [trie.column(level) for level in kept]
+    order = np.lexsort(columns[::-1])
+    new = np.zeros(trie.count, dtype=bool)
+    new[:1] = True
+    for column in columns:
+        in_order = column[order]
+        new[1:] |= in_order[1:] != in_order[:-1]
+    rows = order[new]
+    found = {level.variable: column[rows] for level, column in zip(kept, columns, strict=True)}
+    return from_columns({level.variable: level.variable.domain for level in kept}, found)
+
+
 def from_columns(domains: dict[Variable, Domain], columns: dict[Variable, Array]) -> Trie:
     """The prefix tree of the given solutions, which are distinct, in any order."""
     variables = list(columns)

@@ -193,3 +193,35 @@ def test_wrong_questions():
         space[5050]
     with pytest.raises(ModelError, match="0 rows"):
         next(space.chunks(0))
+
+
+def test_a_projection_holds_each_assignment_of_some_variables_once():
+    model = Model()
+    a, b, c, d = (model.int_var(name, range(-3, 9)) for name in "abcd")
+    e = model.int_var("e", range(5))
+    model.add(a * b == c, (a + d) % 4 == 1, e != 3)
+    model.int_var("free", range(10**9))
+    model.int_var("one", [7])
+    space = model.enumerate()
+    rows = {(at["c"], at["a"]) for at in Model.enumerate(without_free(model))}
+    onto = space.onto(["c", "a"])
+    assert onto.names == ("c", "a") and len(onto) == len(rows)
+    assert {tuple(at.values()) for at in onto} == rows
+    assert sorted(zip(*(onto.columns()[n].tolist() for n in "ca"), strict=True)) == sorted(rows)
+    assert {"c": 0, "a": 0} in onto and {"c": 7, "a": 2} not in onto
+    with_others = space.onto(["one", "c", "free", "e", "a", "c"])
+    assert with_others.count() == len(rows) * 4 * 10**9
+    assert with_others[3]["one"] == 7
+    assert space.onto([]).count() == 1
+    with pytest.raises(ModelError, match="no variable 'f'"):
+        space.onto("f")
+    model.add(a > 100)
+    assert model.enumerate().onto(["c", "one"]).count() == 0
+
+
+def without_free(model):
+    """The model with so few values for `free` that it can be written out."""
+    copy = Model()
+    copy.variables = {name: v for name, v in model.variables.items() if name != "free"}
+    copy.rules = list(model.rules)
+    return copy
