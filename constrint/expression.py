@@ -12,7 +12,7 @@ is a table over the same closed set of operations:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import numpy as np
@@ -125,7 +125,11 @@ class Expression:
     def variables(self) -> tuple[Variable, ...]:
         """The variables that occur, each once, in order of occurrence."""
         if self._found is None:
-            self._found = tuple(dict.fromkeys(_occurrences(self)))
+            found: dict[Variable, None] = {}
+            for arg in self.args:
+                if not isinstance(arg, int):
+                    found.update(dict.fromkeys(arg.variables()))
+            self._found = tuple(found)
         return self._found
 
     def __str__(self) -> str:
@@ -178,14 +182,20 @@ def has_quotient(node: Expression) -> bool:
     """Whether an exact quotient occurs, so that the value need not be an integer."""
     if node.op == "/":
         return True
-    return any(isinstance(arg, Expression) and has_quotient(arg) for arg in node.args)
+    for arg in node.args:  # a loop, as `any` of a generator costs a call per operand
+        if isinstance(arg, Expression) and has_quotient(arg):
+            return True
+    return False
 
 
 def can_be_undefined(node: Expression) -> bool:
     """Whether an operation occurs that some operands leave without a value."""
     if node.op in {"//", "%", "cdiv", "**", "/", "if"}:
         return True
-    return any(isinstance(arg, Expression) and can_be_undefined(arg) for arg in node.args)
+    for arg in node.args:  # a loop, as `any` of a generator costs a call per operand
+        if isinstance(arg, Expression) and can_be_undefined(arg):
+            return True
+    return False
 
 
 def substituted(node: Any, choice: Mapping[Variable, int]) -> Any:
@@ -218,12 +228,6 @@ def _compare(op: str, left: Expression, right: object) -> Constraint:
     from constrint.constraint import Constraint
 
     return Constraint(op, left, expression(right, op))
-
-
-def _occurrences(node: Expression) -> Iterator[Variable]:
-    for arg in node.args:
-        if not isinstance(arg, int):
-            yield from arg.variables()
 
 
 def cdiv(a: Operand, b: Operand) -> Expression:
