@@ -182,7 +182,7 @@ def has_quotient(node: Expression) -> bool:
     """Whether an exact quotient occurs, so that the value need not be an integer."""
     if node.op == "/":
         return True
-    for arg in node.args:  # a loop, as `any` of a generator costs a call per operand
+    for arg in node.args:  # noqa: SIM110 (`any` of a generator costs a call per operand)
         if isinstance(arg, Expression) and has_quotient(arg):
             return True
     return False
@@ -192,7 +192,7 @@ def can_be_undefined(node: Expression) -> bool:
     """Whether an operation occurs that some operands leave without a value."""
     if node.op in {"//", "%", "cdiv", "**", "/", "if"}:
         return True
-    for arg in node.args:  # a loop, as `any` of a generator costs a call per operand
+    for arg in node.args:  # noqa: SIM110 (`any` of a generator costs a call per operand)
         if isinstance(arg, Expression) and can_be_undefined(arg):
             return True
     return False
