@@ -25,6 +25,7 @@ from flashrnn.runtime.arguments import (
 )
 from flashrnn.runtime.registry import define, refuse_second_derivative
 from flashrnn.runtime.scratch import scratch
+from flashrnn.runtime.sums import Sums
 from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
@@ -150,7 +151,7 @@ def _backward_cpu(
     none = x.new_empty(0)
     d_x = x.new_empty((T, B, I)) if need_x else none
     w_rows, x_rows = w.reshape(-1, I), x.transpose(0, 1)
-    sums = _Sums()
+    sums = Sums()
     carried = x.new_empty((S, B, 1, N, D))
     d_h = d_h.contiguous() if d_h is not None and d_h.stride(-1) != 1 else d_h
     kernel, r = launch.kernel_for(declared, BACKWARD, x, dims), r.contiguous()
@@ -205,27 +206,6 @@ def _backward_cpu(
         d_weights[-len(declared.parameters) :] if need_parameters else none,
         carried if need_initial else none,
     )
-
-
-class _Sums:
-    """Sums over the pieces, of which the first is not added to anything."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, name: str, x: Tensor) -> None:
-        self._sums[name] = self._sums[name].add_(x) if name in self._sums else x
-
-    def add_product(self, name: str, a: Tensor, b: Tensor) -> None:
-        """Add a^T b, a [rows, m] and b [rows, n]."""
-        if name in self._sums:
-            self._sums[name].addmm_(a.t(), b)
-        else:
-            self._sums[name] = torch.mm(a.t(), b)
-
-    def of(self, name: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The sum, zeros where nothing was added."""
-        return self._sums[name].view(shape) if name in self._sums else like.new_zeros(shape)
 
 
 class _Layer(torch.autograd.Function):
