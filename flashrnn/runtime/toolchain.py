@@ -79,7 +79,7 @@ def _asked(command: tuple[str, ...], what: str) -> Compiler:
     except (OSError, subprocess.SubprocessError) as error:
         raise CompilerError(
             f"{what} cannot be run: {error}. Set CXX to a C++20 compiler "
-            '(g++ 11 or clang++ 14 and later); backend="reference" works without one.'
+            '(tested: g++ 12 and clang++ 14); backend="reference" works without one.'
         ) from error
     return Compiler(command, answer.stdout.splitlines()[0] if answer.stdout else "unknown")
 
