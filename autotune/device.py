@@ -75,12 +75,10 @@ class Device:
 
     def bytes_per_cycle(self, level: str) -> float:
         """What one core sustains from `level`: "l1", "l2", "l3" or "memory"."""
-        return {
-            "l1": self.l1_bytes_per_cycle,
-            "l2": self.l2_bytes_per_cycle,
-            "l3": self.l3_bytes_per_cycle,
-            "memory": self.memory_bytes_per_cycle,
-        }[level]
+        rates: dict[str, float] = {
+            name: getattr(self, f"{name}_bytes_per_cycle") for name in LEVELS
+        }
+        return rates[level]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -46,7 +46,13 @@ class NothingWorks(AutotuneError):
     """Every candidate failed to build, crashed, hung or gave a wrong answer."""
 
     def __init__(self, name: str, failures: Sequence[tuple[str, str]]) -> None:
-        lines = "".join(f"\n  {candidate}: {why}" for candidate, why in failures)
+        reasons: dict[str, list[str]] = {}
+        for candidate, why in failures:
+            reasons.setdefault(why, []).append(candidate)
+        lines = "".join(
+            f"\n  {who[0]}{f' and {len(who) - 1} more' if len(who) > 1 else ''}: {why}"
+            for why, who in reasons.items()
+        )
         super().__init__(
             f"no candidate for {name} works; {len(failures)} tried, the default among them:{lines}"
         )

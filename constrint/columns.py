@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from constrint import intervals
-from constrint.constraint import NEGATED, Constraint
+from constrint.constraint import COMPARE, NEGATED, Constraint
 from constrint.expression import Expression, Variable
 from constrint.lower import conjunction, normal
 
@@ -69,7 +69,7 @@ def truth(node: Constraint, at: Environment) -> Truth:  # noqa: PLR0911 (one ret
         b, b_low, b_high, b_defined = values(args[1], at)
         defined = a_defined if b_defined is True else a_defined & b_defined
         decided = _decided(op, a_low, a_high, b_low, b_high)
-        held = _COMPARE[op](a, b) if decided is None else decided
+        held = COMPARE[op](a, b) if decided is None else decided
         return held if defined is True else held & defined
     if op == "and":
         return truth(args[0], at) & truth(args[1], at)
@@ -214,13 +214,4 @@ _BINARY: dict[str, Callable[[Column, Column], Column]] = {
     "**": lambda a, b: a**b,
     "min": lambda a, b: min(a, b) if type(a) is type(b) is int else np.minimum(a, b),
     "max": lambda a, b: max(a, b) if type(a) is type(b) is int else np.maximum(a, b),
-}
-
-_COMPARE: dict[str, Callable[[Column, Column], Truth]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
 }

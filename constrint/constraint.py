@@ -13,6 +13,7 @@ holds for b = 0 as it does in Python. An assignment satisfies a model if all con
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,15 @@ from constrint.expression import Expression, Operand, Variable, expression
 if TYPE_CHECKING:
     from constrint.domain import Domain
 
+# Each comparison as Python spells it: for integers, columns, and CP-SAT's expressions alike.
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 COMPARISONS = frozenset(NEGATED)
 

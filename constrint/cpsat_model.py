@@ -8,10 +8,10 @@ replaced by harmless ones where the literal is false.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from constrint.constraint import Constraint
+from constrint.constraint import COMPARE, Constraint
 from constrint.domain import Domain
 from constrint.errors import ModelError
 from constrint.expression import Expression, Variable
@@ -223,10 +223,10 @@ class Translation:
         elif op in {"table", "not table"}:
             terms = [self.value(term, given) for term in args[0]]
             self._table(terms, args[1], op == "table", given)
-        elif op in _COMPARE:
+        elif op in COMPARE:
             (left, left_span), (right, right_span) = (self.value(arg, given) for arg in args)
             self._check(OPERATIONS["-"](left_span, right_span))
-            condition = _COMPARE[op](left, right)
+            condition = COMPARE[op](left, right)
             if isinstance(condition, bool):
                 if not condition:
                     self._forbid(given)
@@ -271,13 +271,3 @@ class Translation:
             self.model.add_bool_or(differs).only_enforce_if(given)
         if wanted:
             self.model.add_bool_or(choices).only_enforce_if(given)
-
-
-_COMPARE: dict[str, Callable[[Linear, Linear], Any]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}

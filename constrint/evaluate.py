@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from constrint.constraint import Constraint
+from constrint.constraint import COMPARE, Constraint
 from constrint.expression import Expression
 
 Number = int | Fraction
@@ -78,15 +78,6 @@ _OPERATIONS: dict[str, Callable[..., Number]] = {
     "abs": abs,
 }
 
-_COMPARE: dict[str, Callable[[Number, Number], bool]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
-
 
 def _and(a: bool | None, b: bool | None) -> bool | None:
     if a is False or b is False:
@@ -111,7 +102,7 @@ _CONNECTIVES: dict[str, Callable[..., bool | None]] = {
 
 
 def _comparison(op: str) -> Callable[..., bool]:
-    compare = _COMPARE[op]
+    compare = COMPARE[op]
     return lambda at, left, right: compare(value(left, at), value(right, at))
 
 
@@ -151,7 +142,7 @@ def _table(at: Assignment, terms: tuple[Expression, ...], rows: tuple[Any, ...])
 
 
 _LEAVES: dict[str, Callable[..., bool]] = {
-    **{op: _comparison(op) for op in _COMPARE},
+    **{op: _comparison(op) for op in COMPARE},
     "divides": _divides,
     "in": lambda at, term, values: value(term, at) in values,
     "table": _table,

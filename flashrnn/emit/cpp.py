@@ -14,7 +14,7 @@ from flashrnn.ir.ops import OPS
 from flashrnn.passes.lower import Program
 
 # LAYER is the forward pass of a kernel that owns the input product.
-FORWARD, LAYER, BACKWARD = DIRECTIONS = ("forward", "layer", "backward")
+FORWARD, LAYER, BACKWARD = "forward", "layer", "backward"
 
 
 def emit_kernel(
@@ -26,12 +26,12 @@ def emit_kernel(
     b_per_register: int,
     d_per_register: int,
 ) -> str:
-    """The source of one kernel. direction: one of DIRECTIONS. Sizes as in the tiling."""
+    """The source of one kernel. direction: FORWARD, LAYER or BACKWARD. Sizes as in the tiling."""
     schedule = "backward" if direction == BACKWARD else "forward"
     more = "" if direction == BACKWARD else f", {_booleans([direction == LAYER])[1:-1]}"
     return f"""\
 // {program.cell.name}, {direction}, {dtype.name}: generated from the cell's equations.
-// Tiling: {b_per_register} rows x {d_per_register} units of every gate in registers.
+// Tiling: {b_per_register} rows x {d_per_register} units in registers.
 #include "cpu/{schedule}.hpp"
 
 using Real = {dtype.cpp};

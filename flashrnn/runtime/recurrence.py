@@ -1,7 +1,7 @@
 """The recurrence as torch operators: schemas, fake implementations, autograd.
 
-flashrnn::recurrence is what users reach. Its autograd kernel is written by hand: it adds a sixth
-of what torch.library.register_autograd adds to a short sequence.
+flashrnn::recurrence is what users reach. Its autograd kernel is written by hand: over a bare
+autograd.Function it costs a fifth of what torch.library.register_autograd costs (6 against 28 µs).
 """
 
 from __future__ import annotations

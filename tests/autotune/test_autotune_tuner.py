@@ -113,6 +113,11 @@ def test_a_broken_default_is_replaced() -> None:
     assert result.default_seconds is None
 
 
+def test_one_reason_is_told_once() -> None:
+    error = NothingWorks("toy", [("a", "no compiler"), ("b", "crashed"), ("c", "no compiler")])
+    assert str(error).splitlines()[1:] == ["  a and 1 more: no compiler", "  b: crashed"]
+
+
 def test_nothing_works() -> None:
     with pytest.raises(NothingWorks, match=r"toy forward") as caught:
         search(origin(bad="1=wrong,2=raise", limit=4))
