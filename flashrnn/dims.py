@@ -22,5 +22,10 @@ class Dims:
     def hidden_size(self) -> int:
         return self.N * self.D
 
+    @property
+    def products(self) -> int:
+        """Multiply-adds of one gate's recurrent products."""
+        return self.B * self.T * self.N * self.D * self.D
+
     def __str__(self) -> str:
         return f"B={self.B} T={self.T} N={self.N} D={self.D}"

@@ -132,16 +132,16 @@ class _Arguments:
         if self.direction != BACKWARD:
             self._forward(kernel)
         else:
-            kernel.backward(
+            kernel.run(kernel.backward(
                 self.r, self.weights, self.initial, self.states, self.saved, self.d_states,
                 self.d_last, self.d_gates, self.d_initial, self.d_weights,
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def _forward(self, kernel: launch.Kernel) -> None:
-        kernel.forward(
+        kernel.run(kernel.forward(
             self.wx, self.r, self.bias, self.weights, self.initial, self.states, self.last,
             self.saved, self.w,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def compare(self) -> list[Measured]:
         """Results against the float64 reference, with eager's own error as the measure."""

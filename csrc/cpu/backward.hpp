@@ -18,7 +18,7 @@ struct BackwardArguments {
   const Real* r;        // [G_r, N, D, P] contiguous
   const Real* weights;  // [K, N, D] contiguous, or null
   const Real* initial;  // [S, B, 1, N, D] contiguous, or null for zeros
-  const Real* states;   // [S, B, T, N, D]
+  const Real* states;   // [S, B, T, N, D]; where `before`, the step before lies in front of them
   int64_t states_s, states_b, states_t, states_n;
   const Real* saved;     // as the forward pass wrote it
   const Real* d_states;  // [d_states_kept, B, T, N, D], or null
@@ -31,6 +31,7 @@ struct BackwardArguments {
   Real* workspace;
   int64_t B, T, N, D, b_per_core, threads;
   int64_t packed;  // the workspace still holds the weights of an earlier call
+  int64_t before;  // the states before the first step are not `initial`, but lie before the others
   ParallelRegion region;
 };
 
@@ -211,7 +212,7 @@ struct Backward {
                           n * a.states_n + d;
         if (Cell::reads_next[s]) next[s] = S::load(now, count);
         if (Cell::reads_state[s]) {
-          if (t > 0)
+          if (t > 0 || a.before)
             state[s] = S::load(now - a.states_t, count);
           else
             state[s] = a.initial != nullptr ? S::load(a.initial + at(s, b) + d, count) : Vec{};

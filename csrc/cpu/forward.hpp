@@ -82,9 +82,9 @@ struct Forward {
     const int64_t threads = pack_threads<Real>(a.N * a.D * (Gr * a.D + Gw * a.I), a.threads);
     parallel_for(a.region, threads, a.N * panels, [&](int64_t i, int64_t) {
       const int64_t n = i / panels, panel = i % panels;
-      pack_panel<Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D, a.D);
+      pack_panel<S, Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D, a.D);
       if constexpr (owns_input)
-        pack_panel<Gw, d_per_register>(a.w, w_panel_of(n, panel), n, panel, a.N, a.D, a.I);
+        pack_panel<S, Gw, d_per_register>(a.w, w_panel_of(n, panel), n, panel, a.N, a.D, a.I);
       if (panel == 0) {
         pad_rows(a.bias, bias + n * G * width, G, n, a.N, a.D, width);
         pad_rows(a.weights, weights + n * Cell::weights * width, Cell::weights, n, a.N, a.D, width);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/parallel.hpp"
+#include "cpu/transpose.hpp"
 
 namespace flashrnn {
 
@@ -33,19 +34,14 @@ int64_t pack_threads(int64_t numbers, int64_t threads) {
 }
 
 // Weights [G, N, D, length] for products over their last dimension: one panel, [k][g][unit].
-template <int Gates, int Panel, class Real>
-void pack_panel(const Real* weights, Real* packed, int64_t n, int64_t panel, int64_t N, int64_t D,
-                int64_t length) {
+template <class S, int Gates, int Panel>
+void pack_panel(const typename S::Real* weights, typename S::Real* packed, int64_t n,
+                int64_t panel, int64_t N, int64_t D, int64_t length) {
   for (int g = 0; g < Gates; ++g)
-    for (int unit = 0; unit < Panel; ++unit) {
+    for (int64_t unit = 0; unit < Panel; unit += S::lanes) {
       const int64_t d = panel * Panel + unit;
-      Real* to = packed + g * Panel + unit;
-      if (d < D) {
-        const Real* from = weights + ((g * N + n) * D + d) * length;
-        for (int64_t k = 0; k < length; ++k) to[k * Gates * Panel] = from[k];
-      } else {
-        for (int64_t k = 0; k < length; ++k) to[k * Gates * Panel] = 0;
-      }
+      transpose<S, true>(weights + ((g * N + n) * D + d) * length, length,
+                         packed + g * Panel + unit, Gates * Panel, D - d, length);
     }
 }
 

@@ -56,6 +56,32 @@ FLASHRNN_EXPORT void flashrnn_run(const Kernel::Arguments* arguments) {{
 """
 
 
+def emit_layer(dtype: Dtype, *, vector_bytes: int) -> str:
+    """The source of what surrounds the recurrence of any cell in a layer."""
+    entries = "\n".join(
+        f"""
+FLASHRNN_EXPORT int64_t flashrnn_{direction}_workspace(const {name}Arguments<Real>* arguments) {{
+  int64_t needed = 0;
+  {name}<S>(*arguments, &needed);
+  return needed;
+}}
+
+FLASHRNN_EXPORT void flashrnn_{direction}(const {name}Arguments<Real>* arguments) {{
+  {name}<S>(*arguments).run();
+}}"""
+        for direction, name in (("forward", "LayerForward"), ("backward", "LayerBackward"))
+    )
+    return f"""\
+// The layer around a recurrence, {dtype.name}.
+#include "cpu/layer.hpp"
+
+using namespace flashrnn;
+using Real = {dtype.cpp};
+using S = Simd<Real, {vector_bytes}>;
+{entries}
+"""
+
+
 def emit_cell(program: Program) -> str:
     """The struct that csrc/cpu calls a Cell."""
     cell = program.cell

@@ -6,15 +6,18 @@ may build the same kernel at once: each sees a whole file or none.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import subprocess
 import tempfile
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
 from autotune.cache import cache_directory
 from autotune.device import Device
+from autotune.errors import CacheWarning
 from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import Compiler, find_compiler, source_directory
 
@@ -46,6 +49,27 @@ def build(name: str, source: str, device: Device) -> Path:
         raise CompilerError(
             f"cannot build {name}: {error}; set FLASHRNN_CACHE to a directory that can be written"
         ) from error
+    return library
+
+
+def open_library(name: str, source: str, device: Device, entries: tuple[str, ...]) -> ctypes.CDLL:
+    """Build, load, and look up the entry points; a library that is damaged is compiled again."""
+    path = build(name, source, device)
+    try:
+        return _open(str(path), entries)
+    except (OSError, AttributeError) as error:
+        warnings.warn(f"discarded a damaged kernel, {path}: {error}", CacheWarning, stacklevel=2)
+        path.unlink(missing_ok=True)
+        return _open(str(build(name, source, device)), entries)
+
+
+@lru_cache(maxsize=256)
+def _open(path: str, entries: tuple[str, ...]) -> ctypes.CDLL:
+    """The library, its entry points ready to take a packed argument block and give a size."""
+    library = ctypes.CDLL(path)
+    for entry in entries:
+        function = getattr(library, entry)
+        function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_int64
     return library
 
 

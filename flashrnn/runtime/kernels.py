@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from autotune import cache
 from autotune.device import Device
-from autotune.errors import CacheWarning
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_kernel
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
-from flashrnn.runtime.build import build, primitives_digest
+from flashrnn.runtime.build import build, open_library, primitives_digest
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 
 
 @dataclass(frozen=True)
 class Library:
-    """A loaded kernel. run(arguments) and workspace(arguments) take a packed argument block."""
+    """A loaded kernel. run(arguments) and workspace(arguments) take a packed argument block.
+
+    address: where run's machine code lies, for other kernels to call.
+    """
 
     path: str
     run: Any
     workspace: Any
+    address: int
 
 
 @dataclass(frozen=True)
@@ -90,25 +91,16 @@ def source_of(problem: CpuProblem, tiling: CpuTiling, device: Device) -> str:
 
 def compiled(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Path:
     """The library of this tiling, compiled unless an earlier run did."""
-    name = f"{problem.program.cell.name}-{problem.direction}-{problem.dtype.name}"
-    return build(name, source_of(problem, tiling, device), device)
+    return build(_name(problem), source_of(problem, tiling, device), device)
 
 
 def load(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Library:
-    """Compile if need be, and open the library; one that is damaged is compiled again."""
-    path = compiled(problem, tiling, device)
-    try:
-        return _open(str(path))
-    except (OSError, AttributeError) as error:
-        warnings.warn(f"discarded a damaged kernel, {path}: {error}", CacheWarning, stacklevel=2)
-        path.unlink(missing_ok=True)
-        return _open(str(compiled(problem, tiling, device)))
-
-
-@lru_cache(maxsize=256)
-def _open(path: str) -> Library:
-    library = ctypes.CDLL(path)
+    """Compile if need be, and open the library."""
+    entries = ("flashrnn_run", "flashrnn_workspace")
+    library = open_library(_name(problem), source_of(problem, tiling, device), device, entries)
     run, workspace = library.flashrnn_run, library.flashrnn_workspace
-    run.argtypes, run.restype = [ctypes.c_char_p], None
-    workspace.argtypes, workspace.restype = [ctypes.c_char_p], ctypes.c_int64
-    return Library(path, run, workspace)
+    return Library(library._name, run, workspace, ctypes.cast(run, ctypes.c_void_p).value or 0)
+
+
+def _name(problem: CpuProblem) -> str:
+    return f"{problem.program.cell.name}-{problem.direction}-{problem.dtype.name}"

@@ -20,32 +20,32 @@ Tensor = torch.Tensor
 
 # ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
 _FORWARD = struct.Struct("=5q 2q 4q 6q 3q 8q")
-_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 8q")
+_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 9q")
 _LAYOUTS = {FORWARD: _FORWARD, LAYER: _FORWARD, BACKWARD: _BACKWARD}
 
 # Multiply-adds per gate below which one thread is done before another wakes up.
 PARALLEL_PRODUCTS = 1_000_000
 
-_workspace_numbers: dict[tuple[str, int, int, int, int], int] = {}
+_workspace_numbers: dict[tuple[str | int, ...], int] = {}
 
 
 class Kernel:
-    """One direction of a cell for given sizes, ready to be called any number of times.
+    """One direction of a cell for given sizes.
 
-    plan: which library, see `kernel_for`; like: a tensor of its dtype, for the workspace. Weights
-    are packed in the first call: later calls of the same object must pass the same ones, before
-    any other kernel runs in this thread.
-    Calls may cover any part of the sequence, in the order of the recurrence.
+    plan: which library, see `kernel_for`; like: a tensor of its dtype, for the workspace.
     """
 
     def __init__(self, plan: Plan, like: Tensor, dims: Dims) -> None:
+        self.library = plan.library
         self._layout = _LAYOUTS[plan.direction]
         self._threads = torch.get_num_threads()
-        self._plan = plan
-        self._sizes = (dims.B, dims.N, dims.D)
-        self._packed = 0
+        self._b_per_core = plan.tiling.b_per_core
+        self._dims = dims
         self._like = like
-        self._workspace: Tensor | None = None
+
+    def run(self, arguments: tuple[int, ...]) -> None:
+        """Run the kernel on what one of the two methods below gave."""
+        self.library.run(self._layout.pack(*arguments))
 
     def forward(
         self,
@@ -58,23 +58,25 @@ class Kernel:
         last: Tensor,
         saved: Tensor | None,
         w: Tensor | None = None,
-    ) -> None:
-        """The steps of wx [B, T, G_w, N, D], into states, last and saved.
+    ) -> tuple[int, ...]:
+        """The arguments for wx [B, T, G_w, N, D], into states, last and saved.
 
-        A LAYER kernel takes x [B, T, I] for wx, and w [G_w, N, D, I], contiguous.
+        A LAYER kernel takes x [B, T, I] for wx, and w [G_w, N, D, I], contiguous; so does the
+        layer that surrounds a FORWARD one (runtime/surround.py).
 
         states [S, B, T, N, D], or [1, B, T, N, D] for h alone; last and initial [S, B, 1, N, D],
-        which may be one tensor; saved: T leading entries of `saved_shape`. Innermost dimensions
-        contiguous; r, bias, weights, initial, last and saved altogether.
+        which may be one tensor; saved of `saved_shape`. Innermost dimensions contiguous; r, bias,
+        weights, initial, last and saved altogether.
         """
         strides = wx.stride()[:-1] if w is None else (*wx.stride()[:2], 0, 0)
         ss, sb, st, sn, _ = states.stride()
-        self._run(
-            (wx.data_ptr(), *strides, _at(w), 0 if w is None else w.shape[3])
-            + (r.data_ptr(), _at(bias), _at(weights), _at(initial))
+        return self._with_sizes(
+            (wx.data_ptr(), *strides, address(w), 0 if w is None else w.shape[3])
+            + (r.data_ptr(), address(bias), address(weights), address(initial))
             + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
-            + (last.data_ptr(), _at(saved)),
-            wx.shape[1],
+            + (last.data_ptr(), address(saved)),
+            (0, self.region),
+            0 if w is None else w.shape[3],
         )
 
     def backward(
@@ -86,43 +88,51 @@ class Kernel:
         saved: Tensor,
         d_states: Tensor | None,
         d_last: Tensor | None,
-        d_gates: Tensor,
+        d_gates: Tensor | None,
         d_initial: Tensor | None,
         d_weights: Tensor,
-    ) -> None:
-        """The steps of states [S, B, T, N, D] in reverse, into d_gates, d_initial and d_weights.
+        before: bool = False,
+    ) -> tuple[int, ...]:
+        """The arguments for states [S, B, T, N, D], into d_gates, d_initial and d_weights.
 
         saved as the forward pass left it; d_states [S or 1, B, T, N, D], innermost dimension
         contiguous, or None; d_last and d_initial [S, B, 1, N, D], which may be one tensor;
-        d_gates [B, T, G, N, D], d_weights [B, K, N, D].
+        d_gates [B, T, G, N, D], d_weights [B, K, N, D]. before: the states before the first step
+        lie in front of `states`; `initial` is not read.
         """
         if d_states is None:
             d_pointers: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
         else:
             d_pointers = (d_states.data_ptr(), *d_states.stride()[:4], d_states.shape[0])
-        self._run(
-            (r.data_ptr(), _at(weights), _at(initial), states.data_ptr(), *states.stride()[:4])
-            + (saved.data_ptr(), *d_pointers, _at(d_last))
-            + (d_gates.data_ptr(), *d_gates.stride()[:4])
-            + (_at(d_initial), d_weights.data_ptr()),
-            states.shape[2],
+        gates = (0, 0, 0, 0) if d_gates is None else d_gates.stride()[:4]
+        return self._with_sizes(
+            (r.data_ptr(), address(weights), address(initial))
+            + (states.data_ptr(), *states.stride()[:4], saved.data_ptr(), *d_pointers)
+            + (address(d_last), address(d_gates), *gates)
+            + (address(d_initial), d_weights.data_ptr()),
+            (0, int(before), self.region),
         )
 
-    def _run(self, pointers: tuple[int, ...], T: int) -> None:
-        B, N, D = self._sizes
-        b_per_core, library = self._plan.tiling.b_per_core, self._plan.library
-        parallel = self._threads > 1 and B * T * N * D * D >= PARALLEL_PRODUCTS
-        region = parallel_region() if parallel else 0
-        rest = (B, T, N, D, b_per_core, self._threads, self._packed, region)
-        if self._workspace is None:
-            key = (library.path, N, D, b_per_core, self._threads)
-            needed = _workspace_numbers.get(key)
-            if needed is None:
-                needed = library.workspace(self._layout.pack(*pointers, 0, *rest))
-                _workspace_numbers[key] = needed
-            self._workspace = scratch("workspace", (needed,), self._like.dtype)
-        library.run(self._layout.pack(*pointers, self._workspace.data_ptr(), *rest))
-        self._packed = 1
+    @property
+    def region(self) -> int:
+        """The address of the parallel region, 0 where one thread is as fast."""
+        dims = self._dims
+        parallel = self._threads > 1 and dims.products >= PARALLEL_PRODUCTS
+        return parallel_region() if parallel else 0
+
+    def _with_sizes(
+        self, pointers: tuple[int, ...], flags: tuple[int, ...], inputs: int = 0
+    ) -> tuple[int, ...]:
+        """All fields, the workspace and the sizes among them; inputs: I, where it counts."""
+        dims = self._dims
+        rest = (dims.B, dims.T, dims.N, dims.D, self._b_per_core, self._threads, *flags)
+        key = (self.library.path, dims.N, dims.D, inputs, self._b_per_core, self._threads)
+        needed = _workspace_numbers.get(key)
+        if needed is None:
+            needed = self.library.workspace(self._layout.pack(*pointers, 0, *rest))
+            _workspace_numbers[key] = needed
+        workspace = scratch("workspace", (needed,), self._like.dtype)
+        return (*pointers, workspace.data_ptr(), *rest)
 
 
 def kernel_for(cell: Cell, direction: str, like: Tensor, dims: Dims) -> Kernel:
@@ -151,5 +161,6 @@ def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:
     return (dims.T, dims.B, dims.N, -(-dims.D // lanes), len(lower(cell).saved), lanes)
 
 
-def _at(x: Tensor | None) -> int:
+def address(x: Tensor | None) -> int:
+    """Where the tensor lies, 0 for none."""
     return 0 if x is None else x.data_ptr()

@@ -1,8 +1,7 @@
 """A whole layer as one operator: the input product, the recurrence and every gradient.
 
-Working on some hundred rows at a time keeps the input products and the gate gradients in cache
-between the library's matrix products and the recurrence; neither ever exists for the whole
-sequence.
+csrc/cpu/layer.hpp works on some hundred rows at a time, so neither the input products nor the gate
+gradients ever exist for the whole sequence.
 """
 
 from __future__ import annotations
@@ -15,35 +14,21 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.runtime import launch
+from flashrnn.runtime import launch, surround
 from flashrnn.runtime.arguments import (
     contiguous,
     innermost_contiguous,
-    of_gates,
-    outer,
     unit_weights,
 )
 from flashrnn.runtime.registry import define, refuse_second_derivative
-from flashrnn.runtime.scratch import scratch
-from flashrnn.runtime.sums import Sums
 from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
 
-# Rows (steps times batch) of one piece: enough for a matrix product to run at its full speed, few
-# enough for their gates to stay in cache.
-PIECE_ROWS = 2048
-
 _INPUTS = (
     "Tensor x, Tensor w, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell"
 )
-
-
-def _pieces(dims: Dims) -> list[tuple[int, int]]:
-    """The sequence in pieces [start, end) of about PIECE_ROWS rows."""
-    count = min(dims.T, max(1, round(dims.T * dims.B / PIECE_ROWS)))
-    return [(k * dims.T // count, (k + 1) * dims.T // count) for k in range(count)]
 
 
 def _forward(
@@ -57,8 +42,7 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     cell = cell_of(name)
-    B, T, I = x.shape
-    G, N, D, _ = w.shape
+    B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
     dims, S, dtype = Dims(B, T, N, D), len(cell.states), dtype_of(x.dtype)
     # slot 0 holds the initial states, so that the states before every step are one view
     states = x.new_empty((S if save else 1, T + 1, B, N, D))
@@ -70,38 +54,17 @@ def _forward(
     saved = x.new_empty(launch.saved_shape(cell, dims, dtype)) if save else x.new_empty(0)
     r, bias, weights = r.contiguous(), contiguous(bias), unit_weights(cell, r, parameters)
     before, after = contiguous(initial), states[:, 1:].transpose(1, 2)
-    if owns_input(dims):
-        launch.kernel_for(cell, LAYER, x, dims).forward(
-            innermost_contiguous(x),
-            r,
-            bias,
-            weights,
-            before,
-            after,
-            last,
-            saved if save else None,
-            w.contiguous(),
-        )
-        return states, last, saved
-    kernel = launch.kernel_for(cell, FORWARD, x, dims)
-    w_t, x_rows = w.reshape(G * N * D, I).t(), x.transpose(0, 1)
-    for start, end in _pieces(dims):
-        rows = (end - start) * B
-        products = scratch("gates", (rows, G * N * D), x.dtype)
-        torch.mm(x_rows[start:end].reshape(rows, I), w_t, out=products)
-        kernel.forward(
-            products.view(end - start, B, G, N, D).transpose(0, 1),
-            r,
-            bias,
-            weights,
-            before,
-            after[:, :, start:end],
-            last,
-            saved[start:end] if save else None,
-        )
-        before = last
-    if T == 0:
-        last = torch.zeros_like(last) if initial is None else initial.clone()
+    x, w = innermost_contiguous(x), w.contiguous()
+    owner = owns_input(dims)
+    kernel = launch.kernel_for(cell, LAYER if owner else FORWARD, x, dims)
+    kept = saved if save else None
+    arguments = kernel.forward(x, r, bias, weights, before, after, last, kept, w)
+    if owner:
+        kernel.run(arguments)
+    else:
+        surround.forward(kernel, arguments, x, w, kept)
+        if T == 0:
+            last = torch.zeros_like(last) if initial is None else initial.clone()
     return states, last, saved
 
 
@@ -145,67 +108,33 @@ def _backward_cpu(
     declared = cell_of(cell)
     need_x, need_w, need_r, need_bias, need_parameters, need_initial = need
     S, _, B, N, D = states.shape
-    T, G, I = x.shape[1], len(declared.gates), x.shape[2]
+    T, I = x.shape[1], x.shape[2]
     dims, weights = Dims(B, T, N, D), unit_weights(declared, r, parameters)
     K = 0 if weights is None else weights.shape[0]
+    dense = declared.recurrence == DENSE
     none = x.new_empty(0)
-    d_x = x.new_empty((T, B, I)) if need_x else none
-    w_rows, x_rows = w.reshape(-1, I), x.transpose(0, 1)
-    sums = Sums()
-    carried = x.new_empty((S, B, 1, N, D))
-    d_h = d_h.contiguous() if d_h is not None and d_h.stride(-1) != 1 else d_h
-    kernel, r = launch.kernel_for(declared, BACKWARD, x, dims), r.contiguous()
-    after = contiguous(d_last)
-    for start, end in reversed(_pieces(dims)):
-        rows = (end - start) * B
-        gates = scratch("gates", (end - start, B, G, N, D), x.dtype)
-        d_gates = gates.transpose(0, 1)
-        d_weights = x.new_empty((B, K, N, D))
-        kernel.backward(
-            r,
-            weights,
-            states[:, start].unsqueeze(2).contiguous(),
-            states[:, start + 1 : end + 1].transpose(1, 2),
-            saved[start:end],
-            None if d_h is None else d_h[None, :, start:end],
-            after,
-            d_gates,
-            carried if need_initial or start > 0 else None,
-            d_weights,
-        )
-        after = carried
-        d_input = of_gates(d_gates, declared.gates, declared.input).transpose(0, 1)
-        d_rows = d_input.reshape(rows, w_rows.shape[0])
-        if need_x:
-            torch.mm(d_rows, w_rows, out=d_x[start:end].view(rows, I))
-        if need_w:
-            sums.add_product("w", d_rows, x_rows[start:end].reshape(rows, I))
-        if need_r and declared.product_gates:
-            d_recurrent = of_gates(d_gates, declared.gates, declared.recurrent).transpose(0, 1)
-            h = states[0, start:end].reshape(rows, N, D)
-            if N == 1:
-                sums.add_product("r", d_recurrent.flatten(0, 1).flatten(1), h.view(rows, D))
-            else:
-                sums.add("r", outer(d_recurrent.flatten(0, 1), h))
-        if need_bias:
-            sums.add("bias", gates.sum((0, 1)))
-        if K:
-            sums.add("weights", d_weights.sum(0))
-    if K:
-        d_weights = sums.of("weights", x, (K, N, D))
-    if need_initial and T == 0:
-        carried = torch.zeros_like(carried) if d_last is None else d_last.clone()
-    elementwise = declared.recurrence != DENSE
-    return (
-        d_x.transpose(0, 1) if need_x else none,
-        sums.of("w", x, w.shape) if need_w else none,
-        (d_weights[: len(declared.recurrent)] if elementwise else sums.of("r", x, r.shape))
-        if need_r
-        else none,
-        sums.of("bias", x, (G, N, D)) if need_bias else none,
-        d_weights[-len(declared.parameters) :] if need_parameters else none,
-        carried if need_initial else none,
+    d_x = x.new_empty((T, B, I)).transpose(0, 1) if need_x else None
+    d_w = torch.empty_like(w, memory_format=torch.contiguous_format) if need_w else None
+    d_r = torch.empty_like(r, memory_format=torch.contiguous_format) if need_r and dense else None
+    d_bias = x.new_empty((len(declared.gates), N, D)) if need_bias else None
+    d_weights = x.new_empty((K, N, D))
+    d_initial = x.new_empty((S, B, 1, N, D)) if need_initial else None
+    x, w, r = innermost_contiguous(x), w.contiguous(), r.contiguous()
+    d_h = None if d_h is None else innermost_contiguous(d_h)[None]
+    d_last, after = contiguous(d_last), states[:, 1:].transpose(1, 2)
+    kernel = launch.kernel_for(declared, BACKWARD, x, dims)
+    arguments = kernel.backward(
+        r, weights, None, after, saved, d_h, d_last, None, d_initial, d_weights, before=True
     )
+    surround.backward(
+        kernel, arguments, declared, x, w, states[0, :T], saved, K, d_x, d_w, d_r, d_bias, d_weights
+    )
+    if T == 0 and d_initial is not None:
+        d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
+    if need_r and not dense:
+        d_r = d_weights[: len(declared.recurrent)].clone()
+    d_parameters = d_weights[K - len(declared.parameters) :].clone() if need_parameters else none
+    return tuple(none if d is None else d for d in (d_x, d_w, d_r, d_bias, d_parameters, d_initial))
 
 
 class _Layer(torch.autograd.Function):

@@ -46,16 +46,10 @@ def _forward(
     states = launch.empty_sequence(wx, (S,), (N, D))
     last = wx.new_empty((S, B, 1, N, D))
     saved = wx.new_empty(launch.saved_shape(cell, dims, dtype_of(wx.dtype)) if save else 0)
-    launch.kernel_for(cell, FORWARD, wx, dims).forward(
-        wx,
-        r.contiguous(),
-        contiguous(bias),
-        unit_weights(cell, r, parameters),
-        contiguous(initial),
-        states,
-        last,
-        saved if save else None,
-    )
+    kernel = launch.kernel_for(cell, FORWARD, wx, dims)
+    r, bias, initial = r.contiguous(), contiguous(bias), contiguous(initial)
+    weights = unit_weights(cell, r, parameters)
+    kernel.run(kernel.forward(wx, r, bias, weights, initial, states, last, saved if save else None))
     return states, last, saved
 
 
@@ -101,17 +95,14 @@ def _backward_cpu(
     d_weights = r.new_empty((B, 0 if weights is None else weights.shape[0], N, D))
     none = r.new_empty(0)
     d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else none
-    launch.kernel_for(declared, BACKWARD, states, Dims(B, T, N, D)).backward(
-        r.contiguous(),
-        weights,
-        initial,
-        states,
-        saved,
-        None if d_states is None else innermost_contiguous(d_states),
-        contiguous(d_last),
-        d_gates,
-        d_initial if need_initial else None,
-        d_weights,
+    kernel = launch.kernel_for(declared, BACKWARD, states, Dims(B, T, N, D))
+    packed_r, d_last = r.contiguous(), contiguous(d_last)
+    d_states = None if d_states is None else innermost_contiguous(d_states)
+    wanted = d_initial if need_initial else None
+    kernel.run(
+        kernel.backward(
+            packed_r, weights, initial, states, saved, d_states, d_last, d_gates, wanted, d_weights
+        )
     )
     d_r = d_bias = d_parameters = none
     if need_r and declared.recurrence == DENSE:

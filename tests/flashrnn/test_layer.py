@@ -5,9 +5,9 @@ import torch
 from cells_for_tests import ALL
 from problems import problem
 
-import flashrnn.runtime.layer as implementation
 from flashrnn import flashrnn, layer
 from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn.runtime import surround
 
 
 def layer_problem(cell, B, T, N, D, I, dtype=torch.float64):
@@ -28,7 +28,7 @@ def composed(cell, x, W, R, b, states, parameters=None):
 @pytest.mark.parametrize("cell", [lstm, gru, elman, slstm, *ALL], ids=lambda c: c.name)
 @pytest.mark.parametrize("memory", ["batch-major", "time-major"])
 def test_equals_product_and_reference(cell, B, rows, memory, monkeypatch) -> None:
-    monkeypatch.setattr(implementation, "PIECE_ROWS", rows)
+    monkeypatch.setattr(surround, "PIECE_ROWS", rows)
     torch.manual_seed(0)
     inputs = layer_problem(cell, B, 7, 2, 9, 5)
     if memory == "time-major":

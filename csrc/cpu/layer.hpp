@@ -1,0 +1,334 @@
+// A layer around its recurrence: the input product before it, the gradients of input and weights
+// behind it, a piece of the sequence at a time, so that neither the input products nor the
+// gradients of the gates ever exist for the whole sequence. Compiled once for all cells: the
+// recurrence comes in as a pointer to a cell's kernel.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/backward.hpp"
+#include "cpu/forward.hpp"
+#include "cpu/product.hpp"
+
+namespace flashrnn {
+
+template <class Real>
+constexpr int64_t pointer = sizeof(Real*) / sizeof(Real);  // numbers that a pointer takes
+
+// Mirrored by flashrnn/runtime/launch.py: every field takes 8 bytes. Strides count numbers.
+template <class Real>
+struct LayerForwardArguments {
+  ForwardArguments<Real> recurrence;  // of the whole sequence, but for wx
+  void (*run)(const ForwardArguments<Real>*);
+  const Real* x;  // [B, T, I], innermost dimension contiguous
+  int64_t x_b, x_t, I;
+  const Real* w;  // [columns, I] contiguous: [G_w, N, D, I]
+  int64_t columns, saved_t, steps;  // steps of a piece
+  Real* workspace;
+};
+
+// The gates [gate, gate + count) are the ones that stand at [slot, slot + count) of a weight.
+struct Run {
+  int64_t gate, slot, count;
+};
+
+template <class Real>
+struct LayerBackwardArguments {
+  BackwardArguments<Real> recurrence;  // of the whole sequence, but for d_gates
+  void (*run)(const BackwardArguments<Real>*);
+  const Real* x;  // [B, T, I]
+  int64_t x_b, x_t, I;
+  const Real* w;  // [columns, I] contiguous
+  const Real* h;  // [T, B, N, D]: h before each step
+  int64_t h_b, h_t;
+  Real* d_x;  // [B, T, I], or null if nobody asks; likewise the next four
+  int64_t d_x_b, d_x_t;
+  Real *d_w, *d_r, *d_bias, *d_weights;  // [columns, I], [G_r, N, D, P], [G, N, D], [K, N, D]
+  int64_t gates, states, weights, saved_t, steps;  // steps of a piece
+  const Run* input;  // where the input's gates stand, and R's
+  int64_t inputs;
+  const Run* recurrent;
+  int64_t recurrents;
+  Real* workspace;
+};
+
+template <class S>
+struct LayerForward {
+  using Real = typename S::Real;
+  using P = Product<S>;
+
+  const LayerForwardArguments<Real>& a;
+  Real *packed, *products;
+  const Real** x_rows;
+  Real** product_rows;
+
+  explicit LayerForward(const LayerForwardArguments<Real>& arguments, int64_t* needed = nullptr)
+      : a(arguments) {
+    const int64_t rows = a.steps * a.recurrence.B;
+    Workspace<Real> space{a.workspace};
+    packed = space.take(P::packed_numbers(a.I, a.columns));
+    products = space.take(rows * a.columns);
+    x_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
+    product_rows = reinterpret_cast<Real**>(space.take(rows * pointer<Real>));
+    if (needed != nullptr) *needed = space.used;
+  }
+
+  void run() const {
+    ForwardArguments<Real> piece = a.recurrence;
+    const int64_t T = piece.T, B = piece.B;
+    parallel_for(piece.region, pack_threads<Real>(a.columns * a.I, piece.threads),
+                 P::panels(a.columns),
+                 [&](int64_t p, int64_t) { P::pack_transposed(a.w, packed, a.columns, a.I, p); });
+    piece.wx = products;
+    piece.wx_t = B * a.columns;
+    piece.wx_b = a.columns;
+    piece.wx_g = piece.N * piece.D;
+    piece.wx_n = piece.D;
+    for (int64_t start = 0; start < T; start += piece.T) {
+      piece.T = T - start < a.steps ? T - start : a.steps;
+      const int64_t rows = piece.T * B;
+      for (int64_t t = 0, r = 0; t < piece.T; ++t)
+        for (int64_t b = 0; b < B; ++b, ++r) {
+          x_rows[r] = a.x + (start + t) * a.x_t + b * a.x_b;
+          product_rows[r] = products + r * a.columns;
+        }
+      parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t) {
+        const int64_t r = i * P::block_rows;
+        P::multiply(x_rows + r, packed, product_rows + r, std::min(P::block_rows, rows - r), a.I,
+                    a.columns, false);
+      });
+      a.run(&piece);
+      piece.packed = 1;
+      piece.initial = piece.last;
+      piece.states += piece.T * piece.states_t;
+      if (piece.saved != nullptr) piece.saved += piece.T * a.saved_t;
+    }
+  }
+
+  static int64_t blocks(int64_t rows) { return (rows + P::block_rows - 1) / P::block_rows; }
+};
+
+template <class S>
+struct LayerBackward {
+  using Real = typename S::Real;
+  using Vec = typename S::Vec;
+  using P = Product<S>;
+  static constexpr int W = S::lanes;
+  static constexpr int64_t chunk = 5 * P::depth;  // rows whose packed operands are multiplied
+  static constexpr int64_t together = 16;         // rows packed at a time
+
+  // What lies in one row of gate gradients: pieces [offset, offset + length) side by side.
+  struct Columns {
+    struct Piece {
+      int64_t offset, length;
+      bool operator==(const Piece&) const = default;
+    };
+    std::vector<Piece> pieces;
+    int64_t total = 0;
+
+    void add(int64_t offset, int64_t length) {
+      if (!pieces.empty() && pieces.back().offset + pieces.back().length == offset)
+        pieces.back().length += length;
+      else
+        pieces.push_back({offset, length});
+      total += length;
+    }
+    bool operator==(const Columns& other) const { return pieces == other.pieces; }
+  };
+
+  const LayerBackwardArguments<Real>& a;
+  int64_t B, N, D, row, recurrent_columns = 0;  // row: distance of two rows of gate gradients
+  Real *packed_w, *d_gates, *packed, *grouped, *sums_w, *sums_r, *gathered, *carried, *piece_weights;
+  const Real **x_rows, **h_rows, **d_rows;
+  Real** d_x_rows;
+  Columns input;
+
+  explicit LayerBackward(const LayerBackwardArguments<Real>& arguments, int64_t* needed = nullptr)
+      : a(arguments), B(a.recurrence.B), N(a.recurrence.N), D(a.recurrence.D) {
+    for (int64_t i = 0; i < a.inputs; ++i)
+      input.add(a.input[i].gate * N * D, a.input[i].count * N * D);
+    for (int64_t i = 0; i < a.recurrents; ++i) recurrent_columns += a.recurrent[i].count * D;
+    const int64_t rows = a.steps * B, most = std::max(input.total, recurrent_columns);
+    row = a.gates * N * D + line<Real>;  // rows a power of two apart would share cache sets
+    Workspace<Real> space{a.workspace};
+    packed_w = space.take(a.d_x != nullptr ? P::packed_numbers(input.total, a.I) : 0);
+    d_gates = space.take(rows * row);
+    packed = space.take(P::packed_numbers(chunk, most));
+    grouped = space.take(P::grouped_numbers(chunk, std::max(a.I, D)));
+    sums_w = space.take(a.d_w != nullptr ? a.I * input.total : 0);
+    sums_r = space.take(a.d_r != nullptr ? N * D * recurrent_columns : 0);
+    gathered = space.take(a.recurrence.threads * most);
+    carried = space.take(a.states * B * N * D);
+    piece_weights = space.take(B * a.weights * N * D);
+    x_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
+    h_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
+    d_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
+    d_x_rows = reinterpret_cast<Real**>(space.take(rows * pointer<Real>));
+    if (needed != nullptr) *needed = space.used;
+  }
+
+  void run() const {
+    BackwardArguments<Real> piece = a.recurrence;
+    if (a.d_x != nullptr) pack_w();
+    if (a.d_bias != nullptr) std::fill_n(a.d_bias, a.gates * N * D, Real{0});
+    std::fill_n(a.d_weights, a.weights * N * D, Real{0});
+    piece.d_weights = piece_weights;
+    piece.d_gates = d_gates;
+    piece.d_gates_t = B * row;
+    piece.d_gates_b = row;
+    piece.d_gates_g = N * D;
+    piece.d_gates_n = D;
+    for (int64_t end = a.recurrence.T; end > 0; end -= piece.T) {
+      piece.T = (end - 1) % a.steps + 1;
+      const int64_t start = end - piece.T, rows = piece.T * B;
+      piece.states = a.recurrence.states + start * piece.states_t;
+      piece.saved = a.recurrence.saved + start * a.saved_t;
+      if (piece.d_states != nullptr)
+        piece.d_states = a.recurrence.d_states + start * piece.d_states_t;
+      if (start > 0) piece.d_initial = carried;
+      else piece.d_initial = a.recurrence.d_initial;
+      a.run(&piece);
+      piece.packed = 1;
+      piece.d_last = carried;
+      for (int64_t t = 0, r = 0; t < piece.T; ++t)
+        for (int64_t b = 0; b < B; ++b, ++r) {
+          x_rows[r] = a.x + (start + t) * a.x_t + b * a.x_b;
+          h_rows[r] = a.h + (start + t) * a.h_t + b * a.h_b;
+          d_rows[r] = d_gates + r * row;
+          d_x_rows[r] = a.d_x + (start + t) * a.d_x_t + b * a.d_x_b;
+        }
+      if (a.d_x != nullptr) input_gradient(rows);
+      if (a.d_bias != nullptr) add_bias(rows);
+      for (int64_t b = 0; b < B; ++b)
+        for (int64_t i = 0; i < a.weights * N * D; ++i)
+          a.d_weights[i] += piece_weights[b * a.weights * N * D + i];
+      weight_gradients(rows, end < a.recurrence.T);
+    }
+    transpose_sums();
+  }
+
+  template <class Body>
+  void each(int64_t items, Body&& body) const {
+    parallel_for(a.recurrence.region, a.recurrence.threads, items, body);
+  }
+
+  // W's rows are the contraction of d_x = d_gates W; a run of gates at a time is contiguous there.
+  void pack_w() const {
+    each((input.total + together - 1) / together, [&](int64_t i, int64_t) {
+      for (int64_t j = i * together; j < std::min((i + 1) * together, input.total); ++j) {
+        int64_t first = 0, k = 0;
+        for (; j >= first + input.pieces[k].length; ++k) first += input.pieces[k].length;
+        P::pack_row(a.w + j * a.I, packed_w + P::packed_numbers(first, a.I), a.I,
+                    input.pieces[k].length, j - first);
+      }
+    });
+  }
+
+  void input_gradient(int64_t rows) const {
+    each((rows + P::block_rows - 1) / P::block_rows, [&](int64_t i, int64_t) {
+      const int64_t r = i * P::block_rows, count = std::min(P::block_rows, rows - r);
+      const Real* from[P::block_rows];
+      int64_t first = 0;
+      for (const auto& piece : input.pieces) {
+        for (int64_t j = 0; j < count; ++j) from[j] = d_rows[r + j] + piece.offset;
+        P::multiply(from, packed_w + P::packed_numbers(first, a.I), d_x_rows + r, count,
+                    piece.length, a.I, first > 0);
+        first += piece.length;
+      }
+    });
+  }
+
+  void add_bias(int64_t rows) const {
+    const int64_t columns = a.gates * N * D;
+    each(P::panels(columns), [&](int64_t p, int64_t) {
+      for (int64_t c = p * P::panel; c < std::min((p + 1) * P::panel, columns); c += W) {
+        Vec sum[4] = {};  // several chains, and so a smaller error
+        for (int64_t r = 0; r < rows; ++r) sum[r % 4] += S::load(d_rows[r] + c, columns - c);
+        const Vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        S::store(a.d_bias + c, S::load(a.d_bias + c, columns - c) + all, columns - c);
+      }
+    });
+  }
+
+  void weight_gradients(int64_t rows, bool add) const {
+    for (int64_t r = 0; r < rows; r += chunk) {
+      const int64_t count = std::min(chunk, rows - r);
+      const Columns* held = nullptr;  // what the packed operand is
+      if (a.d_w != nullptr) {
+        pack(input, r, count);
+        held = &input;
+        outer(x_rows + r, 0, a.I, sums_w, input.total, count, add || r > 0);
+      }
+      for (int64_t n = 0; a.d_r != nullptr && n < N; ++n) {
+        Columns columns;
+        for (int64_t i = 0; i < a.recurrents; ++i)
+          for (int64_t g = 0; g < a.recurrent[i].count; ++g)
+            columns.add(((a.recurrent[i].gate + g) * N + n) * D, D);
+        if (held == nullptr || !(columns == *held)) pack(columns, r, count);
+        held = nullptr;
+        outer(h_rows + r, n * D, D, sums_r + n * D * columns.total, columns.total, count,
+              add || r > 0);
+      }
+    }
+  }
+
+  // Rows [first, first + count) of gate gradients become the packed operand of `outer`.
+  void pack(const Columns& columns, int64_t first, int64_t count) const {
+    each((count + together - 1) / together, [&](int64_t i, int64_t worker) {
+      for (int64_t k = i * together; k < std::min((i + 1) * together, count); ++k) {
+        const Real* from = d_rows[first + k] + columns.pieces[0].offset;
+        if (columns.pieces.size() > 1) {
+          Real* to = gathered + worker * std::max(input.total, recurrent_columns);
+          from = to;
+          for (const auto& piece : columns.pieces) {
+            std::memcpy(to, d_rows[first + k] + piece.offset, piece.length * sizeof(Real));
+            to += piece.length;
+          }
+        }
+        P::pack_row(from, packed, columns.total, count, k);
+      }
+    });
+  }
+
+  // sums[m, n] += (or =) sum over count rows of rows[offset + m] times the packed operand.
+  void outer(const Real* const* rows, int64_t offset, int64_t m, Real* sums, int64_t n,
+             int64_t count, bool add) const {
+    each((count + together - 1) / together, [&](int64_t i, int64_t) {
+      const int64_t first = i * together, some = std::min(together, count - first);
+      const Real* from[together];
+      for (int64_t j = 0; j < some; ++j) from[j] = rows[first + j] + offset;
+      for (int64_t g = 0; g < P::groups(m); ++g)
+        P::pack_group(from, grouped, m, count, first, some, g);
+    });
+    const int64_t panels = P::panels(n), groups = P::groups(m);
+    const int64_t parts = std::min(groups, (4 * a.recurrence.threads + panels - 1) / panels);
+    each(panels * parts, [&](int64_t i, int64_t) {
+      const int64_t part = i % parts;
+      P::multiply_grouped(grouped, packed, sums, n, m, count, n, i / parts, part * groups / parts,
+                          (part + 1) * groups / parts, add);
+    });
+  }
+
+  // The sums are [I, columns] and [N, P, G_r D]; the weights have the transposed order.
+  void transpose_sums() const {
+    const bool some = a.recurrence.T * B > 0;
+    if (a.d_w != nullptr && !some) std::fill_n(a.d_w, input.total * a.I, Real{0});
+    if (a.d_r != nullptr && !some) std::fill_n(a.d_r, N * D * recurrent_columns, Real{0});
+    if (a.d_w != nullptr && some)
+      each((a.I + W - 1) / W, [&](int64_t i, int64_t) {
+        transpose<S, false>(sums_w + i * W * input.total, input.total, a.d_w + i * W, a.I,
+                            a.I - i * W, input.total);
+      });
+    if (a.d_r != nullptr && some)
+      for (int64_t n = 0; n < N; ++n)
+        for (int64_t g = 0; g < recurrent_columns / D; ++g)
+          each((D + W - 1) / W, [&](int64_t i, int64_t) {
+            transpose<S, false>(sums_r + (n * D + i * W) * recurrent_columns + g * D,
+                                recurrent_columns, a.d_r + (g * N + n) * D * D + i * W, D,
+                                D - i * W, D);
+          });
+  }
+};
+
+}  // namespace flashrnn

@@ -1,0 +1,132 @@
+"""Call csrc/cpu/layer.hpp: a recurrence, the input product before it, the gradients behind it."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from autotune.device import Device
+from flashrnn.dtypes import Dtype, dtype_of
+from flashrnn.emit.cpp import emit_layer
+from flashrnn.ir.cell import Cell
+from flashrnn.runtime.build import open_library
+from flashrnn.runtime.launch import Kernel, address
+from flashrnn.runtime.scratch import scratch
+
+Tensor = torch.Tensor
+
+# Rows (steps times batch) of one piece: enough for the products to run at full speed, few enough
+# for their gates to stay in cache; and the bytes of gates to stay under where rows are long.
+PIECE_ROWS = 2048
+PIECE_BYTES = 1 << 20
+FEWEST_ROWS = 480
+
+
+def forward(
+    kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor, saved: Tensor | None
+) -> None:
+    """Run a FORWARD kernel on x [B, T, I] and w [G_w, N, D, I], a piece of the sequence at a time.
+
+    arguments: what kernel.forward gave for any wx; x with its innermost dimension contiguous, w
+    altogether.
+    """
+    steps = _steps(x, w.shape[0] * w.shape[1] * w.shape[2])
+    I = x.shape[2]
+    fields = (
+        *(kernel.library.address, x.data_ptr(), *x.stride()[:2], I, w.data_ptr(), w.numel() // I),
+        *(0 if saved is None else saved.stride(0), steps),
+    )
+    library = _library(dtype_of(x.dtype))
+    _run(library.flashrnn_forward, library.flashrnn_forward_workspace, arguments, fields, x)
+
+
+def backward(
+    kernel: Kernel,
+    arguments: tuple[int, ...],
+    cell: Cell,
+    x: Tensor,
+    w: Tensor,
+    h: Tensor,
+    saved: Tensor,
+    weight_rows: int,
+    d_x: Tensor | None,
+    d_w: Tensor | None,
+    d_r: Tensor | None,
+    d_bias: Tensor | None,
+    d_weights: Tensor,
+) -> None:
+    """Run a BACKWARD kernel a piece at a time, and what follows from the gradients of its gates.
+
+    arguments: what kernel.backward gave without d_gates; h [T, B, N, D] before each step; results
+    d_x [B, T, I], d_w like w, d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D].
+    """
+    G, N, D, I = len(cell.gates), h.shape[2], h.shape[3], x.shape[2]
+    inputs = _runs(cell.gates, cell.input)
+    recurrents = _runs(cell.gates, cell.product_gates)
+    fields = (
+        *(kernel.library.address, x.data_ptr(), *x.stride()[:2], I, w.data_ptr()),
+        *(h.data_ptr(), h.stride(1), h.stride(0), address(d_x)),
+        *((0, 0) if d_x is None else d_x.stride()[:2]),
+        *(address(d_w), address(d_r), address(d_bias), d_weights.data_ptr()),
+        *(G, len(cell.states), weight_rows, saved.stride(0), _steps(x, G * N * D)),
+        *(ctypes.addressof(inputs), len(inputs) // 3),
+        *(ctypes.addressof(recurrents), len(recurrents) // 3),
+    )
+    library = _library(dtype_of(x.dtype))
+    _run(library.flashrnn_backward, library.flashrnn_backward_workspace, arguments, fields, x)
+
+
+def _run(
+    entry: Any,
+    workspace: Any,
+    arguments: tuple[int, ...],
+    fields: tuple[int, ...],
+    like: Tensor,
+) -> None:
+    layout = _layout(len(arguments) + len(fields) + 1)
+    needed = workspace(layout.pack(*arguments, *fields, 0))
+    space = scratch("layer", (needed,), like.dtype)
+    entry(layout.pack(*arguments, *fields, space.data_ptr()))
+
+
+def _steps(x: Tensor, columns: int) -> int:
+    """Steps of a piece of x [B, T, I], whose gates have that many columns."""
+    B, T = x.shape[0], x.shape[1]
+    rows = min(PIECE_ROWS, max(FEWEST_ROWS, PIECE_BYTES // (columns * x.element_size())))
+    count = max(1, round(T * B / rows))
+    return max(1, -(-T // count))
+
+
+@lru_cache(maxsize=256)
+def _layout(fields: int) -> struct.Struct:
+    return struct.Struct(f"={fields}q")
+
+
+@lru_cache(maxsize=256)
+def _runs(gates: tuple[str, ...], chosen: tuple[str, ...]) -> Any:
+    """Neighbours in `chosen` that are neighbours in `gates`: (gate, slot, count) each."""
+    runs: list[list[int]] = []
+    for slot, name in enumerate(chosen):
+        gate = gates.index(name)
+        if runs and gate == runs[-1][0] + runs[-1][2]:
+            runs[-1][2] += 1
+        else:
+            runs.append([gate, slot, 1])
+    return (ctypes.c_int64 * (3 * len(runs)))(*(n for run in runs for n in run))
+
+
+_ENTRIES = tuple(f"flashrnn_{d}{w}" for d in ("forward", "backward") for w in ("", "_workspace"))
+_libraries: dict[tuple[Dtype, str], ctypes.CDLL] = {}
+
+
+def _library(dtype: Dtype) -> ctypes.CDLL:
+    device = Device.current()
+    key = (dtype, device.isa)
+    if key not in _libraries:
+        source = emit_layer(dtype, vector_bytes=device.vector_bytes)
+        _libraries[key] = open_library(f"layer-{dtype.name}", source, device, _ENTRIES)
+    return _libraries[key]
