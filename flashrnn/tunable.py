@@ -124,7 +124,7 @@ class _Arguments:
         self.d_weights = poisoned(B, len(lower(cell).weights), N, D)
         if self.direction == BACKWARD:  # what it reads of a forward pass, from whichever kernel
             self._forward(launch.kernel_for(cell, FORWARD, self.wx, small))
-        self._new_kernel = lambda: launch.Kernel(plan, self.wx, small)
+        self._new_kernel = lambda: launch.Kernel(plan, problem.dtype, small)
 
     def call(self) -> None:
         """One call as the library makes it: the weights are packed each time."""

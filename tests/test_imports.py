@@ -61,6 +61,7 @@ def test_layers_of_flashrnn() -> None:
 def test_importing_flashrnn_compiles_and_loads_nothing_heavy() -> None:
     program = (
         "import subprocess, sys\n"
+        "import torch\n"  # which starts a process of its own where cuda-bindings are installed
         "subprocess.Popen = None\n"
         "import flashrnn\n"
         "print([m for m in ('triton', 'ortools', 'matplotlib') if m in sys.modules])"

@@ -32,16 +32,16 @@ _workspace_numbers: dict[tuple[str | int, ...], int] = {}
 class Kernel:
     """One direction of a cell for given sizes.
 
-    plan: which library, see `kernel_for`; like: a tensor of its dtype, for the workspace.
+    plan: which library, see `kernel_for`.
     """
 
-    def __init__(self, plan: Plan, like: Tensor, dims: Dims) -> None:
+    def __init__(self, plan: Plan, dtype: Dtype, dims: Dims) -> None:
+        self.dtype = dtype
         self.library = plan.library
         self._layout = _LAYOUTS[plan.direction]
         self._threads = torch.get_num_threads()
         self._b_per_core = plan.tiling.b_per_core
         self._dims = dims
-        self._like = like
 
     def run(self, arguments: tuple[int, ...]) -> None:
         """Run the kernel on what one of the two methods below gave."""
@@ -131,14 +131,14 @@ class Kernel:
         if needed is None:
             needed = self.library.workspace(self._layout.pack(*pointers, 0, *rest))
             _workspace_numbers[key] = needed
-        workspace = scratch("workspace", (needed,), self._like.dtype)
-        return (*pointers, workspace.data_ptr(), *rest)
+        return (*pointers, scratch("workspace", needed, self.dtype), *rest)
 
 
 def kernel_for(cell: Cell, direction: str, like: Tensor, dims: Dims) -> Kernel:
     """The kernel for these sizes, in the dtype of `like`, with the current number of threads."""
-    plan = plan_for(cell, direction, dtype_of(like.dtype), dims, torch.get_num_threads())
-    return Kernel(plan, like, dims)
+    dtype = dtype_of(like.dtype)
+    plan = plan_for(cell, direction, dtype, dims, torch.get_num_threads())
+    return Kernel(plan, dtype, dims)
 
 
 def time_major(x: Tensor) -> bool:

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from flashrnn.dims import Dims
-from flashrnn.dtypes import dtype_of
+from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.runtime import launch, surround
+from flashrnn.runtime import launch, pool, surround
 from flashrnn.runtime.arguments import (
     contiguous,
     innermost_contiguous,
     unit_weights,
 )
-from flashrnn.runtime.registry import define, refuse_second_derivative
+from flashrnn.runtime.registry import define, plain, refuse_second_derivative
 from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
@@ -45,13 +45,14 @@ def _forward(
     B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
     dims, S, dtype = Dims(B, T, N, D), len(cell.states), dtype_of(x.dtype)
     # slot 0 holds the initial states, so that the states before every step are one view
-    states = x.new_empty((S if save else 1, T + 1, B, N, D))
+    empty = pool.empty if save else _empty
+    states = empty((S if save else 1, T + 1, B, N, D), dtype)
     if initial is None:
         states[:, 0].zero_()
     else:
         states[:, 0] = initial[: states.shape[0], :, 0]
     last = x.new_empty((S, B, 1, N, D))
-    saved = x.new_empty(launch.saved_shape(cell, dims, dtype)) if save else x.new_empty(0)
+    saved = empty(launch.saved_shape(cell, dims, dtype) if save else (0,), dtype)
     r, bias, weights = r.contiguous(), contiguous(bias), unit_weights(cell, r, parameters)
     before, after = contiguous(initial), states[:, 1:].transpose(1, 2)
     x, w = innermost_contiguous(x), w.contiguous()
@@ -66,6 +67,10 @@ def _forward(
         if T == 0:
             last = torch.zeros_like(last) if initial is None else initial.clone()
     return states, last, saved
+
+
+def _empty(shape: tuple[int, ...], dtype: Dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype.torch)
 
 
 def _layer_cpu(
@@ -149,9 +154,8 @@ class _Layer(torch.autograd.Function):
         initial: OptionalTensor,
         cell: str,
     ) -> tuple[Tensor, Tensor]:
-        states, last, saved = torch.ops.flashrnn.layer_training(
-            x, w, r, bias, parameters, initial, cell
-        )
+        run = plain(torch.ops.flashrnn.layer_training.default, _training_cpu)
+        states, last, saved = run(x, w, r, bias, parameters, initial, cell)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w, r, parameters, states, saved)
         ctx.cell = cell
@@ -163,7 +167,8 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[OptionalTensor, ...]:
         refuse_second_derivative()
         need = list(ctx.needs_input_grad[:6])
-        grads = torch.ops.flashrnn.layer_backward(*ctx.saved_tensors, d_h, d_last, ctx.cell, need)
+        run = plain(torch.ops.flashrnn.layer_backward.default, _backward_cpu)
+        grads = run(*ctx.saved_tensors, d_h, d_last, ctx.cell, need)
         return (*(g if n else None for g, n in zip(grads, need, strict=True)), None)
 
 
@@ -250,5 +255,6 @@ def layer(
     initial: OptionalTensor,
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::layer on checked tensors: (h [B, T, N, D], last [S, B, 1, N, D])."""
-    h, last = torch.ops.flashrnn.layer.default(x, w, r, bias, parameters, initial, cell.key)
+    run = plain(torch.ops.flashrnn.layer.default, _layer_cpu, _Layer)
+    h, last = run(x, w, r, bias, parameters, initial, cell.key)
     return h, last

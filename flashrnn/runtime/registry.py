@@ -30,16 +30,41 @@ def define(
     if function is None:
         return
     operator = getattr(torch.ops.flashrnn, name).default
+    _library.impl(name, _differentiable(operator, function), "Autograd")
 
-    def autograd(*arguments: Any) -> Any:
+
+def plain(
+    operator: Callable[..., Any],
+    cpu: Callable[..., Any],
+    function: type[torch.autograd.Function] | None = None,
+) -> Callable[..., Any]:
+    """What to call for an operator on CPU tensors: itself, or its implementation where that is all.
+
+    The dispatcher costs 10 µs a call. It is needed where somebody looks: while compiling or
+    tracing, inside a mode or a transform.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    ):
+        return operator
+    return cpu if function is None else _differentiable(cpu, function)
+
+
+def _differentiable(
+    implementation: Callable[..., Any], function: type[torch.autograd.Function]
+) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
         if torch.is_grad_enabled() and any(
             isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
         ):
             return function.apply(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(*arguments)
+            return implementation(*arguments)
 
-    _library.impl(name, autograd, "Autograd")
+    return run
 
 
 def refuse_second_derivative() -> None:

@@ -6,19 +6,24 @@ that again and again. Each thread has its own; a buffer grows to the largest req
 
 from __future__ import annotations
 
-import math
 import threading
 
 import torch
 
+from flashrnn.dtypes import Dtype
+
 _kept = threading.local()
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised CPU tensor, valid until the next request of that name in this thread."""
-    buffers: dict[tuple[str, torch.dtype], torch.Tensor] = _kept.__dict__.setdefault("buffers", {})
-    count = math.prod(shape)
-    buffer = buffers.get((name, dtype))
-    if buffer is None or buffer.numel() < count:
-        buffer = buffers[name, dtype] = torch.empty(count, dtype=dtype)
-    return buffer[:count].view(shape)
+def scratch(name: str, count: int, dtype: Dtype) -> int:
+    """The address of `count` uninitialised numbers, valid until that name's next request.
+
+    In this thread; aligned as tensors are.
+    """
+    kept: dict[str, tuple[int, int, torch.Tensor]] = _kept.__dict__
+    key = f"{name} {dtype.name}"
+    known = kept.get(key)
+    if known is None or known[0] < count:
+        buffer = torch.empty(count, dtype=dtype.torch)
+        known = kept[key] = count, buffer.data_ptr(), buffer
+    return known[1]

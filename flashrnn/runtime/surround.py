@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from autotune.device import Device
-from flashrnn.dtypes import Dtype, dtype_of
+from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_layer
 from flashrnn.ir.cell import Cell
 from flashrnn.runtime.build import open_library
@@ -34,14 +34,19 @@ def forward(
     arguments: what kernel.forward gave for any wx; x with its innermost dimension contiguous, w
     altogether.
     """
-    steps = _steps(x, w.shape[0] * w.shape[1] * w.shape[2])
-    I = x.shape[2]
+    columns, I = w.shape[0] * w.shape[1] * w.shape[2], x.shape[2]
     fields = (
-        *(kernel.library.address, x.data_ptr(), *x.stride()[:2], I, w.data_ptr(), w.numel() // I),
-        *(0 if saved is None else saved.stride(0), steps),
+        *(kernel.library.address, x.data_ptr(), *x.stride()[:2], I, w.data_ptr(), columns),
+        *(0 if saved is None else saved.stride(0), _steps(x, columns)),
     )
-    library = _library(dtype_of(x.dtype))
-    _run(library.flashrnn_forward, library.flashrnn_forward_workspace, arguments, fields, x)
+    library = _library(kernel.dtype)
+    _run(
+        library.flashrnn_forward,
+        library.flashrnn_forward_workspace,
+        arguments,
+        fields,
+        kernel.dtype,
+    )
 
 
 def backward(
@@ -76,8 +81,14 @@ def backward(
         *(ctypes.addressof(inputs), len(inputs) // 3),
         *(ctypes.addressof(recurrents), len(recurrents) // 3),
     )
-    library = _library(dtype_of(x.dtype))
-    _run(library.flashrnn_backward, library.flashrnn_backward_workspace, arguments, fields, x)
+    library = _library(kernel.dtype)
+    _run(
+        library.flashrnn_backward,
+        library.flashrnn_backward_workspace,
+        arguments,
+        fields,
+        kernel.dtype,
+    )
 
 
 def _run(
@@ -85,12 +96,11 @@ def _run(
     workspace: Any,
     arguments: tuple[int, ...],
     fields: tuple[int, ...],
-    like: Tensor,
+    dtype: Dtype,
 ) -> None:
     layout = _layout(len(arguments) + len(fields) + 1)
     needed = workspace(layout.pack(*arguments, *fields, 0))
-    space = scratch("layer", (needed,), like.dtype)
-    entry(layout.pack(*arguments, *fields, space.data_ptr()))
+    entry(layout.pack(*arguments, *fields, scratch("layer", needed, dtype)))
 
 
 def _steps(x: Tensor, columns: int) -> int:
