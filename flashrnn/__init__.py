@@ -13,11 +13,23 @@ from flashrnn.errors import (
     DeviceError,
     DtypeError,
     FlashRNNError,
+    OptionError,
     ShapeError,
     UnknownFunctionError,
 )
 from flashrnn.ir.cell import Cell, cell, cell_names
-from flashrnn.ir.ops import equal, exp, log_sigmoid, maximum, minimum, sigmoid, tanh, where
+from flashrnn.ir.ops import (
+    clamp,
+    equal,
+    exp,
+    log_sigmoid,
+    maximum,
+    minimum,
+    sigmoid,
+    stop_gradient,
+    tanh,
+    where,
+)
 from flashrnn.reference import reference
 
 __all__ = [
@@ -29,12 +41,14 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "FlashRNNError",
+    "OptionError",
     "ShapeError",
     "UnknownFunctionError",
     "cell",
     "cell_names",
     "cells",
     "choose_backend",
+    "clamp",
     "equal",
     "exp",
     "flashrnn",
@@ -44,6 +58,7 @@ __all__ = [
     "minimum",
     "reference",
     "sigmoid",
+    "stop_gradient",
     "tanh",
     "where",
 ]

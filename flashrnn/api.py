@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from flashrnn.dtypes import BY_NAME
-from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
+from flashrnn.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
+from flashrnn.ir.variants import variant
+from flashrnn.options import NONE, Options
 from flashrnn.reference import reference
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
@@ -33,6 +36,13 @@ def flashrnn(
     function: str | Cell = "lstm",
     backend: str = "auto",
     parameters: Tensor | None = None,
+    *,
+    gradient_clip: float | None = None,
+    gradient_cut: bool = False,
+    output_clip: float | None = None,
+    zoneout: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run a recurrent cell over a sequence with fused kernels, differentiably.
 
@@ -47,21 +57,36 @@ def flashrnn(
     that of Wx (time-major in, time-major out). Gradients flow to every floating-point argument
     from both results.
 
+    gradient_clip: bound of what flows back through time into h at each step, before the gradient
+    of the output there is added. gradient_cut: nothing flows back to h through R h (R keeps its
+    gradient). output_clip: h is clamped to ± this (a kernel of its own per value). zoneout
+    [S, B, T, N, D], of Wx's dtype: where it is 1 a state stays as it was (0 elsewhere; draw it with
+    torch). lengths [B], integers: the steps of each row; past its end the outputs are zero, `last`
+    is the state at its end, and nothing there is read. reverse: each row runs from its own end to
+    its beginning; outputs stand at their own times.
+
     backend: "cpu" (generated C++), "reference" (slow, any dtype and device, gradients of any
     order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError, DeviceError,
-    UnknownFunctionError, BackendError. The layout is that of the FlashRNN paper's library
+    UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
     (Pöppel et al., 2024).
     """
     cell = cell_of(function)
     _check(cell, Wx, R, b, states, parameters)
+    options = _options(gradient_clip, gradient_cut, reverse)
+    lengths = _lengths(lengths, Wx)
+    if zoneout is not None:
+        _same("zoneout", "[S, B, T, N, D]", zoneout, _states_shape(cell, Wx), cell)
+        Wx = torch.cat((Wx, zoneout.to(Wx.dtype).permute(1, 2, 0, 3, 4)), 2)
+        b = None if b is None else torch.cat((b, b.new_zeros((len(cell.states), *b.shape[1:]))))
+    cell = _variant(cell, output_clip, zoneout is not None, gradient_cut)
     if backend not in BACKENDS:
         raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
     if backend == "auto":
         backend = choose_backend(Wx).backend
     if backend == "reference":
-        return reference(Wx, R, b, states, cell, parameters)
+        return reference(Wx, R, b, states, cell, parameters, lengths, options)
     _check_cpu(Wx)
-    return recurrence(cell, Wx, R, b, parameters, states)
+    return recurrence(cell, Wx, R, b, parameters, states, lengths, options)
 
 
 def layer(
@@ -72,6 +97,13 @@ def layer(
     states: Tensor | None = None,
     function: str | Cell = "lstm",
     parameters: Tensor | None = None,
+    *,
+    gradient_clip: float | None = None,
+    gradient_cut: bool = False,
+    output_clip: float | None = None,
+    zoneout: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run a recurrent layer, its input product included, with fused CPU kernels.
 
@@ -93,7 +125,53 @@ def layer(
     # the sizes of the products that the layer would hand to `flashrnn`
     _check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
     _check_cpu(x)
-    return run_layer(cell, x, W, R, b, parameters, states)
+    options = _options(gradient_clip, gradient_cut, reverse)
+    if zoneout is not None:  # the masks are a part of Wx, so it must exist
+        Wx = torch.nn.functional.linear(x, W.flatten(0, 2)).unflatten(2, W.shape[:3])
+        every, last = flashrnn(
+            Wx, R, b, states, cell, "cpu", parameters, gradient_clip=gradient_clip,
+            gradient_cut=gradient_cut, output_clip=output_clip, zoneout=zoneout, lengths=lengths,
+            reverse=reverse,
+        )  # fmt: skip
+        return every[0], last
+    cell = _variant(cell, output_clip, False, gradient_cut)
+    lengths = _lengths(lengths, x)
+    return run_layer(cell, x, W, R, b, parameters, states, lengths, options)
+
+
+def _options(gradient_clip: float | None, gradient_cut: bool, reverse: bool) -> Options:
+    if gradient_clip is None and not gradient_cut and not reverse:
+        return NONE
+    return Options(math.inf if gradient_clip is None else gradient_clip, gradient_cut, reverse)
+
+
+def _variant(cell: Cell, output_clip: float | None, zoneout: bool, cut: bool) -> Cell:
+    if output_clip is not None and not 0 < output_clip < math.inf:
+        raise OptionError(f"output_clip={output_clip!r} must be positive and finite, or None")
+    if output_clip is None and not zoneout and not cut:
+        return cell
+    return variant(cell, output_clip=output_clip, zoneout=zoneout, cut=cut)
+
+
+def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
+    """The lengths as the kernels read them, checked against x [B, T, ...]."""
+    if lengths is None:
+        return None
+    B, T = x.shape[0], x.shape[1]
+    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.is_complex():
+        kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise DtypeError(f"lengths must be a tensor of integers, got {kind}")
+    if tuple(lengths.shape) != (B,):
+        raise ShapeError(f"lengths [B] is {tuple(lengths.shape)}, but there are B = {B} rows")
+    lengths = lengths.to("cpu", torch.int64).contiguous()
+    if B and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
+        raise ShapeError(f"lengths must lie between 0 and T = {T}, got {lengths.tolist()}")
+    return lengths
+
+
+def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
+    B, T, _, N, D = Wx.shape
+    return len(cell.states), B, T, N, D
 
 
 def choose_backend(Wx: Tensor) -> Choice:

@@ -36,3 +36,7 @@ class BackendError(FlashRNNError, RuntimeError):
 
 class CompilerError(BackendError):
     """No C++ compiler, or the compiler rejected a generated source."""
+
+
+class OptionError(FlashRNNError, ValueError):
+    """An option has a value that means nothing."""

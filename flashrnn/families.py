@@ -14,6 +14,7 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import Cell
+from flashrnn.options import NONE
 from flashrnn.passes.lower import lower
 from flashrnn.reference import reference
 from flashrnn.runtime.layer import layer
@@ -74,7 +75,7 @@ def fused_layer(cell: Cell, dims: Dims, dtype: torch.dtype) -> Callable[[Tensor]
     w, r, b = _weights(cell, dims, dtype)
 
     def run(x: Tensor) -> Tensor:
-        h, _ = layer(cell, x.transpose(0, 1), w, r, b, None, None)
+        h, _ = layer(cell, x.transpose(0, 1), w, r, b, None, None, None, NONE)
         return h.transpose(0, 1).flatten(2)
 
     return run

@@ -12,6 +12,7 @@ from autotune.space import Check, Config, Runner
 from flashrnn.dims import Dims
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE
+from flashrnn.options import NONE
 from flashrnn.passes.lower import lower
 from flashrnn.reference import reference
 from flashrnn.runtime import kernels, launch
@@ -134,13 +135,13 @@ class _Arguments:
         else:
             kernel.run(kernel.backward(
                 self.r, self.weights, self.initial, self.states, self.saved, self.d_states,
-                self.d_last, self.d_gates, self.d_initial, self.d_weights,
+                self.d_last, self.d_gates, self.d_initial, self.d_weights, None, NONE,
             ))  # fmt: skip
 
     def _forward(self, kernel: launch.Kernel) -> None:
         kernel.run(kernel.forward(
             self.wx, self.r, self.bias, self.weights, self.initial, self.states, self.last,
-            self.saved, self.w,
+            self.saved, None, NONE, self.w,
         ))  # fmt: skip
 
     def compare(self) -> list[Measured]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ["constrint", "autotune", "flashrnn", "bench"]
 # Later layers may import earlier ones; a list is one layer.
 FLASHRNN = [
-    ["errors", "dims", "dtypes", "tolerance"],
+    ["errors", "dims", "dtypes", "tolerance", "options"],
     ["ir"],
     ["cells"],
     ["reference"],

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cpu/math.hpp"
+#include "cpu/order.hpp"
 #include "cpu/panels.hpp"
 
 namespace flashrnn {
@@ -18,7 +19,7 @@ struct BackwardArguments {
   const Real* r;        // [G_r, N, D, P] contiguous
   const Real* weights;  // [K, N, D] contiguous, or null
   const Real* initial;  // [S, B, 1, N, D] contiguous, or null for zeros
-  const Real* states;   // [S, B, T, N, D]; where `before`, the step before lies in front of them
+  const Real* states;   // [S, B, T, N, D], of the whole sequence
   int64_t states_s, states_b, states_t, states_n;
   const Real* saved;     // as the forward pass wrote it
   const Real* d_states;  // [d_states_kept, B, T, N, D], or null
@@ -31,8 +32,11 @@ struct BackwardArguments {
   Real* workspace;
   int64_t B, T, N, D, b_per_core, threads;
   int64_t packed;  // the workspace still holds the weights of an earlier call
-  int64_t before;  // the states before the first step are not `initial`, but lie before the others
   ParallelRegion region;
+  Order order;
+  int64_t ordered;  // d_gates takes the steps as they come, from order.start on
+  double clip;      // bound of what flows back through time into h; infinity for none
+  int64_t cut;      // nothing flows back through R
 };
 
 template <class Cell, class S, int b_per_register, int d_per_register>
@@ -89,7 +93,7 @@ struct Backward {
     const Backward& f;
     int64_t n, b0, rows;
     Real* scratch;  // gate gradients [2][b][Gr][row], carried [states][b][row], weights [K][b][row]
-    int64_t t = 0;
+    int64_t t = 0, steps = 0;
 
     // Gate gradients of the step before in time order (written now) and of the one behind (read).
     Real* gates_at(int64_t step, int64_t b) const {
@@ -112,7 +116,12 @@ struct Backward {
         for (int k = 0; k < K; ++k)
           for (int64_t d = 0; d < f.width; ++d) weight_sum(k, b)[d] = 0;
       }
-      for (t = a.T - 1; t >= 0; --t) step();
+      steps = a.order.longest(b0, rows, a.T);
+      if (a.order.lengths != nullptr)
+        for (t = a.T - 1; t >= steps; --t)
+          for (int64_t b = 0; b < rows; ++b)
+            for (int64_t d = 0; d < a.D; d += W) skip(b, d);
+      for (t = steps - 1; t >= 0; --t) step();
       if (a.d_initial != nullptr) {
         step();  // t = -1: only the product with the first step's gate gradients is left
         for (int s = 0; s < states; ++s)
@@ -146,6 +155,11 @@ struct Backward {
     __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
       const auto& a = f.a;
       const int64_t d0 = panel * d_per_register;
+      if (a.order.ended(b0 + b, Rows, t < 0 ? 0 : t)) {
+        for (int64_t i = b; t >= 0 && i < b + Rows; ++i)
+          for (int64_t d = d0; d < d0 + d_per_register && d < a.D; d += W) skip(i, d);
+        return;
+      }
       alignas(64) Real d_h[Rows][d_per_register];
       product<Rows>(panel, b, d_h);
       for (int i = 0; i < Rows; ++i)
@@ -154,7 +168,7 @@ struct Backward {
           if (t >= 0)
             finish(from_product, b + i, d0 + v * W);
           else
-            add(carried(0, b + i) + d0 + v * W, from_product);
+            leave(from_product, b + i, d0 + v * W);
         }
     }
 
@@ -165,7 +179,7 @@ struct Backward {
     FLASHRNN_INLINE void product(int64_t panel, int64_t b, Real (&d_h)[Rows][d_per_register]) const {
       const auto& a = f.a;
       Vec sum[Rows][V] = {};
-      if (Gr > 0 && t + 1 < a.T) {
+      if (Gr > 0 && t + 1 < steps && !a.cut) {
         const Real* packed = f.panel_of(n, panel);
         for (int g = 0; g < Gr; ++g, packed += a.D * d_per_register) {
           const Real* d_gate[Rows];
@@ -195,39 +209,70 @@ struct Backward {
       });
     }
 
+    // Into the states before the first step, through time.
+    FLASHRNN_INLINE void leave(Vec recurrent_d_h, int64_t b, int64_t d) const {
+      if (f.a.order.ended(b0 + b, 1, 0)) return;
+      Real* d_h = carried(0, b) + d;
+      S::store(d_h, clipped(recurrent_d_h + S::load(d_h)));
+    }
+
+    FLASHRNN_INLINE Vec clipped(Vec d_h) const {
+      const Real clip = static_cast<Real>(f.a.clip);
+      return S::clamp(d_h, -clip, clip);
+    }
+
+    Real* d_gates_at(int64_t b) const {
+      const auto& a = f.a;
+      const int64_t at = a.ordered ? t : a.order.position(b0 + b, t);
+      return a.d_gates + (b0 + b) * a.d_gates_b + at * a.d_gates_t + n * a.d_gates_n;
+    }
+
+    // A row that has ended: its gates have no gradients, and what it carries waits.
+    void skip(int64_t b, int64_t d) const {
+      for (int g = 0; g < G; ++g) {
+        S::store(d_gates_at(b) + g * f.a.d_gates_g + d, Vec{}, f.a.D - d);
+        if (Cell::recurrent_slot[g] >= 0)
+          S::store(gates_at(t, b) + Cell::recurrent_slot[g] * f.row + d, Vec{});
+      }
+    }
+
     // The cell's derivative for one row and one vector of units.
     FLASHRNN_INLINE void finish(Vec recurrent_d_h, int64_t b, int64_t d) const {
       const auto& a = f.a;
-      const int64_t count = a.D - d;
+      if (a.order.ended(b0 + b, 1, t)) return skip(b, d);
+      const int64_t count = a.D - d, step = a.order.start + t;
       constexpr int weights = K > 0 ? K : 1, saved = Cell::saved > 0 ? Cell::saved : 1;
       Vec state[states], next[states], weight[weights], save[saved], d_next[states];
       Vec d_gate[G], d_state[states], d_weight[weights];
       for (int s = 0; s < states; ++s) {
+        const Real* row = a.states + s * a.states_s + (b0 + b) * a.states_b + n * a.states_n + d;
+        const int64_t position = a.order.position(b0 + b, t);
         d_next[s] = S::load(carried(s, b) + d);
+        if (s == 0) {
+          d_next[0] += recurrent_d_h;
+          if (step + 1 < a.order.length(b0 + b)) d_next[0] = clipped(d_next[0]);
+        }
         if (s < a.d_states_kept)
           d_next[s] += S::load(a.d_states + s * a.d_states_s + (b0 + b) * a.d_states_b +
-                                   t * a.d_states_t + n * a.d_states_n + d,
+                                   position * a.d_states_t + n * a.d_states_n + d,
                                count);
-        const Real* now = a.states + s * a.states_s + (b0 + b) * a.states_b + t * a.states_t +
-                          n * a.states_n + d;
-        if (Cell::reads_next[s]) next[s] = S::load(now, count);
+        if (Cell::reads_next[s]) next[s] = S::load(row + position * a.states_t, count);
         if (Cell::reads_state[s]) {
-          if (t > 0 || a.before)
-            state[s] = S::load(now - a.states_t, count);
+          if (step > 0)
+            state[s] = S::load(row + a.order.position(b0 + b, t - 1) * a.states_t, count);
           else
             state[s] = a.initial != nullptr ? S::load(a.initial + at(s, b) + d, count) : Vec{};
         }
       }
-      d_next[0] += recurrent_d_h;
       for (int k = 0; k < K; ++k) weight[k] = S::load(f.weights + (n * K + k) * f.width + d);
       const int64_t vectors = (a.D + W - 1) / W;
       const Real* from =
-          a.saved + (((t * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
+          a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
       for (int k = 0; k < Cell::saved; ++k) save[k] = S::load(from + k * W);
 
       Cell::template backward<S>(state, next, weight, save, d_next, d_gate, d_state, d_weight);
 
-      Real* to = a.d_gates + (b0 + b) * a.d_gates_b + t * a.d_gates_t + n * a.d_gates_n + d;
+      Real* to = d_gates_at(b) + d;
       for (int g = 0; g < G; ++g) {
         S::store(to + g * a.d_gates_g, d_gate[g], count);
         if (Cell::recurrent_slot[g] >= 0)

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "cpu/math.hpp"
+#include "cpu/order.hpp"
 #include "cpu/panels.hpp"
 
 namespace flashrnn {
@@ -36,6 +37,8 @@ struct ForwardArguments {
   int64_t B, T, N, D, b_per_core, threads;
   int64_t packed;  // the workspace still holds the weights of an earlier call
   ParallelRegion region;
+  Order order;
+  int64_t ordered;  // wx holds the steps as they come, from order.start on
 };
 
 template <class Cell, class S, int b_per_register, int d_per_register, bool owns_input>
@@ -124,19 +127,41 @@ struct Forward {
         for (int64_t b = 0; b < rows; ++b)
           for (int64_t d = 0; d < f.width; ++d)
             state_in(s)[b * f.row + d] = a.initial != nullptr && d < a.D ? a.initial[at(s, b) + d] : 0;
-      for (; t < a.T; ++t)
+      const int64_t steps = a.order.longest(b0, rows, a.T);
+      for (; t < steps; ++t)
         for (int64_t k = 0; k < f.panels; ++k) {
           const int64_t panel = t & 1 ? f.panels - 1 - k : k;
           int64_t b = 0;
           for (; b + b_per_register <= rows; b += b_per_register) tile<b_per_register>(panel, b);
           remainder<b_per_register / 2>(panel, b);
         }
+      if (a.order.lengths != nullptr) clear_ended(steps);
       for (int s = 0; s < states; ++s)
         for (int64_t b = 0; b < rows; ++b)
           std::memcpy(a.last + at(s, b), state_in(s) + b * f.row, a.D * sizeof(Real));
     }
 
     int64_t at(int s, int64_t b) const { return ((s * f.a.B + b0 + b) * f.a.N + n) * f.a.D; }
+
+    // Outputs of steps that no row of this item has.
+    void clear_ended(int64_t steps) const {
+      const auto& a = f.a;
+      for (int s = 0; s < a.states_kept; ++s)
+        for (int64_t b = 0; b < rows; ++b)
+          for (int64_t step = steps; step < a.T; ++step)
+            std::memset(a.states + s * a.states_s + (b0 + b) * a.states_b +
+                            (a.order.start + step) * a.states_t + n * a.states_n,
+                        0, a.D * sizeof(Real));
+    }
+
+    // Where this step's numbers of a row stand in wx, and in the states.
+    int64_t wx_at(int64_t b) const {
+      return (b0 + b) * f.a.wx_b + (f.a.ordered ? t : f.a.order.position(b0 + b, t)) * f.a.wx_t;
+    }
+    int64_t states_at(int64_t b) const {
+      return (b0 + b) * f.a.states_b + f.a.order.position(b0 + b, t) * f.a.states_t +
+             n * f.a.states_n;
+    }
 
     // Rows that do not fill a register tile, by tiles of half the size and less.
     template <int Rows>
@@ -151,6 +176,11 @@ struct Forward {
     __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
       const auto& a = f.a;
       const int64_t d0 = panel * d_per_register;
+      if (a.order.ended(b0 + b, Rows, t)) {
+        for (int64_t i = b; i < b + Rows; ++i)
+          for (int64_t d = d0; d < d0 + d_per_register && d < a.D; d += W) keep(i, d);
+        return;
+      }
       Vec sum[Rows][sums > 0 ? sums : 1][V];
       unroll<sums>([&](auto j) __attribute__((always_inline)) {
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
@@ -165,13 +195,13 @@ struct Forward {
       if constexpr (owns_input) {
         const Real* x[Rows];
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          x[i] = a.wx + (b0 + b + i) * a.wx_b + t * a.wx_t;
+          x[i] = a.wx + wx_at(b + i);
         });
         accumulate<Gw, sum_of_input>(sum, f.w_panel_of(n, panel), x, a.I);
       } else {
         prefetch_next<Rows>(b, d0);
       }
-      if (Gr > 0 && (t > 0 || a.initial != nullptr)) {
+      if (Gr > 0 && (t + a.order.start > 0 || a.initial != nullptr)) {
         const Real* h[Rows];
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
           h[i] = h_in() + (b + i) * f.row;
@@ -222,7 +252,7 @@ struct Forward {
     FLASHRNN_INLINE void prefetch_next(int64_t b, int64_t d) const {
       const auto& a = f.a;
       if (t + 1 >= a.T) return;
-      const Real* wx = a.wx + (b0 + b) * a.wx_b + (t + 1) * a.wx_t + n * a.wx_n + d;
+      const Real* wx = a.wx + wx_at(b) + n * a.wx_n + d + (a.order.reverse && !a.ordered ? -a.wx_t : a.wx_t);
       for (int i = 0; i < Rows; ++i)
         for (int g = 0; g < Cell::inputs; ++g)
           for (int64_t v = 0; v < V; ++v)
@@ -241,13 +271,14 @@ struct Forward {
       constexpr int slot = Cell::input_slot[g];
       if constexpr (slot < 0) return bias;
       if (d >= a.D) return bias;
-      const Real* wx = a.wx + (b0 + b) * a.wx_b + t * a.wx_t + slot * a.wx_g + n * a.wx_n + d;
+      const Real* wx = a.wx + wx_at(b) + slot * a.wx_g + n * a.wx_n + d;
       return S::load(wx, a.D - d) + bias;
     }
 
     // The pointwise part of one row and one vector of units, and where its results go.
     FLASHRNN_INLINE void finish(const Vec (&gate)[G], int64_t b, int64_t d) const {
       const auto& a = f.a;
+      if (a.order.ended(b0 + b, 1, t)) return keep(b, d);
       constexpr int K = Cell::saved > 0 ? Cell::saved : 1;
       constexpr int weights = Cell::weights > 0 ? Cell::weights : 1;
       Vec state[states], next[states], weight[weights], save[K];
@@ -259,15 +290,22 @@ struct Forward {
       for (int s = 0; s < states; ++s) {
         S::store(state_out(s) + b * f.row + d, next[s]);
         if (s < a.states_kept)
-          S::store(a.states + s * a.states_s + (b0 + b) * a.states_b + t * a.states_t +
-                       n * a.states_n + d,
-                   next[s], count);
+          S::store(a.states + s * a.states_s + states_at(b) + d, next[s], count);
       }
       if (a.saved != nullptr) {
         const int64_t vectors = (a.D + W - 1) / W;
-        Real* to = a.saved + (((t * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
+        const int64_t step = a.order.start + t;
+        Real* to = a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
         for (int k = 0; k < Cell::saved; ++k) S::store(to + k * W, save[k]);
       }
+    }
+
+    // A row that has ended keeps its states; its outputs are zero.
+    void keep(int64_t b, int64_t d) const {
+      const auto& a = f.a;
+      S::store(h_out() + b * f.row + d, S::load(h_in() + b * f.row + d));
+      for (int s = 0; s < a.states_kept; ++s)
+        S::store(a.states + s * a.states_s + states_at(b) + d, Vec{}, a.D - d);
     }
   };
 };

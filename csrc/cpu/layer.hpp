@@ -24,7 +24,7 @@ struct LayerForwardArguments {
   const Real* x;  // [B, T, I], innermost dimension contiguous
   int64_t x_b, x_t, I;
   const Real* w;  // [columns, I] contiguous: [G_w, N, D, I]
-  int64_t columns, saved_t, steps;  // steps of a piece
+  int64_t columns, steps;  // steps of a piece
   Real* workspace;
 };
 
@@ -35,17 +35,15 @@ struct Run {
 
 template <class Real>
 struct LayerBackwardArguments {
-  BackwardArguments<Real> recurrence;  // of the whole sequence, but for d_gates
+  BackwardArguments<Real> recurrence;  // of the whole sequence; d_gates null if nobody asks
   void (*run)(const BackwardArguments<Real>*);
   const Real* x;  // [B, T, I]
   int64_t x_b, x_t, I;
   const Real* w;  // [columns, I] contiguous
-  const Real* h;  // [T, B, N, D]: h before each step
-  int64_t h_b, h_t;
   Real* d_x;  // [B, T, I], or null if nobody asks; likewise the next four
   int64_t d_x_b, d_x_t;
   Real *d_w, *d_r, *d_bias, *d_weights;  // [columns, I], [G_r, N, D, P], [G, N, D], [K, N, D]
-  int64_t gates, states, weights, saved_t, steps;  // steps of a piece
+  int64_t gates, states, weights, steps;  // steps of a piece
   const Run* input;  // where the input's gates stand, and R's
   int64_t inputs;
   const Run* recurrent;
@@ -85,12 +83,14 @@ struct LayerForward {
     piece.wx_b = a.columns;
     piece.wx_g = piece.N * piece.D;
     piece.wx_n = piece.D;
+    piece.ordered = 1;
     for (int64_t start = 0; start < T; start += piece.T) {
       piece.T = T - start < a.steps ? T - start : a.steps;
       const int64_t rows = piece.T * B;
+      piece.order.start = start;
       for (int64_t t = 0, r = 0; t < piece.T; ++t)
         for (int64_t b = 0; b < B; ++b, ++r) {
-          x_rows[r] = a.x + (start + t) * a.x_t + b * a.x_b;
+          x_rows[r] = a.x + piece.order.position(b, t) * a.x_t + b * a.x_b;
           product_rows[r] = products + r * a.columns;
         }
       parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t) {
@@ -101,8 +101,6 @@ struct LayerForward {
       a.run(&piece);
       piece.packed = 1;
       piece.initial = piece.last;
-      piece.states += piece.T * piece.states_t;
-      if (piece.saved != nullptr) piece.saved += piece.T * a.saved_t;
     }
   }
 
@@ -139,7 +137,8 @@ struct LayerBackward {
 
   const LayerBackwardArguments<Real>& a;
   int64_t B, N, D, row, recurrent_columns = 0;  // row: distance of two rows of gate gradients
-  Real *packed_w, *d_gates, *packed, *grouped, *sums_w, *sums_r, *gathered, *carried, *piece_weights;
+  Real *packed_w, *d_gates, *packed, *grouped, *sums_w, *sums_r, *gathered, *carried,
+      *piece_weights, *zeros;
   const Real **x_rows, **h_rows, **d_rows;
   Real** d_x_rows;
   Columns input;
@@ -161,6 +160,7 @@ struct LayerBackward {
     gathered = space.take(a.recurrence.threads * most);
     carried = space.take(a.states * B * N * D);
     piece_weights = space.take(B * a.weights * N * D);
+    zeros = space.take(std::max(a.I, N * D));
     x_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
     h_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
     d_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
@@ -171,33 +171,27 @@ struct LayerBackward {
   void run() const {
     BackwardArguments<Real> piece = a.recurrence;
     if (a.d_x != nullptr) pack_w();
+    std::fill_n(zeros, std::max(a.I, N * D), Real{0});
     if (a.d_bias != nullptr) std::fill_n(a.d_bias, a.gates * N * D, Real{0});
     std::fill_n(a.d_weights, a.weights * N * D, Real{0});
     piece.d_weights = piece_weights;
-    piece.d_gates = d_gates;
-    piece.d_gates_t = B * row;
-    piece.d_gates_b = row;
-    piece.d_gates_g = N * D;
-    piece.d_gates_n = D;
+    if (a.recurrence.d_gates == nullptr) {
+      piece.ordered = 1;
+      piece.d_gates = d_gates;
+      piece.d_gates_t = B * row;
+      piece.d_gates_b = row;
+      piece.d_gates_g = N * D;
+      piece.d_gates_n = D;
+    }
     for (int64_t end = a.recurrence.T; end > 0; end -= piece.T) {
       piece.T = (end - 1) % a.steps + 1;
-      const int64_t start = end - piece.T, rows = piece.T * B;
-      piece.states = a.recurrence.states + start * piece.states_t;
-      piece.saved = a.recurrence.saved + start * a.saved_t;
-      if (piece.d_states != nullptr)
-        piece.d_states = a.recurrence.d_states + start * piece.d_states_t;
-      if (start > 0) piece.d_initial = carried;
-      else piece.d_initial = a.recurrence.d_initial;
+      piece.order.start = end - piece.T;
+      piece.d_initial = piece.order.start > 0 ? carried : a.recurrence.d_initial;
       a.run(&piece);
       piece.packed = 1;
       piece.d_last = carried;
-      for (int64_t t = 0, r = 0; t < piece.T; ++t)
-        for (int64_t b = 0; b < B; ++b, ++r) {
-          x_rows[r] = a.x + (start + t) * a.x_t + b * a.x_b;
-          h_rows[r] = a.h + (start + t) * a.h_t + b * a.h_b;
-          d_rows[r] = d_gates + r * row;
-          d_x_rows[r] = a.d_x + (start + t) * a.d_x_t + b * a.d_x_b;
-        }
+      point(piece);
+      const int64_t rows = piece.T * B;
       if (a.d_x != nullptr) input_gradient(rows);
       if (a.d_bias != nullptr) add_bias(rows);
       for (int64_t b = 0; b < B; ++b)
@@ -206,6 +200,25 @@ struct LayerBackward {
       weight_gradients(rows, end < a.recurrence.T);
     }
     transpose_sums();
+  }
+
+  // Where each row of this piece begins; a row that has ended meets zeros.
+  void point(const BackwardArguments<Real>& piece) const {
+    const Order& order = piece.order;
+    for (int64_t t = 0, r = 0; t < piece.T; ++t)
+      for (int64_t b = 0; b < B; ++b, ++r) {
+        const int64_t at = order.position(b, t);
+        const bool ended = order.ended(b, 1, t);
+        x_rows[r] = ended ? zeros : a.x + at * a.x_t + b * a.x_b;
+        d_x_rows[r] = a.d_x + at * a.d_x_t + b * a.d_x_b;
+        d_rows[r] = piece.d_gates + (piece.ordered ? t : at) * piece.d_gates_t + b * piece.d_gates_b;
+        if (ended)
+          h_rows[r] = zeros;
+        else if (order.start + t > 0)
+          h_rows[r] = piece.states + order.position(b, t - 1) * piece.states_t + b * piece.states_b;
+        else
+          h_rows[r] = piece.initial != nullptr ? piece.initial + b * N * D : zeros;
+      }
   }
 
   template <class Body>

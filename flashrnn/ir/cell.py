@@ -113,10 +113,14 @@ def cell(
             **names,
         )
         _registry[built.name] = built
-        _by_key[built.key] = built
-        return built
+        return register(built)
 
     return declare
+
+
+def register(built: Cell) -> Cell:
+    """Make the cell known by its key, as operators and caches name it."""
+    return _by_key.setdefault(built.key, built)
 
 
 def cell_of(function: str | Cell) -> Cell:

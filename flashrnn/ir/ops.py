@@ -64,6 +64,16 @@ def minimum(x: Operand, y: Operand) -> Expression:
     return apply("minimum", x, y)
 
 
+def clamp(x: Operand, low: Operand, high: Operand) -> Expression:
+    """x between low and high; the gradient is zero outside and passes at the bounds."""
+    return minimum(maximum(x, low), high)
+
+
+def stop_gradient(x: Operand) -> Expression:
+    """x, as a constant to the derivative."""
+    return apply("stop_gradient", x)
+
+
 def equal(x: Operand, y: Operand) -> Expression:
     """A condition for `where`: x == y."""
     return apply("equal", x, y)
@@ -127,6 +137,7 @@ OPS: dict[str, Op] = {
     ),
     "maximum": Op(2, _value_maximum, _d_maximum, 2, {"cpp": "math::maximum<S>({0}, {1})"}),
     "minimum": Op(2, _value_minimum, _d_minimum, 2, {"cpp": "math::minimum<S>({0}, {1})"}),
+    "stop_gradient": Op(1, torch.Tensor.detach, _none, 0, {"cpp": "{0}"}),
     "equal": Op(2, torch.eq, _none, 1, {"cpp": "{0} == {1}"}, boolean=True),
     "less": Op(2, torch.lt, _none, 1, {"cpp": "{0} < {1}"}, boolean=True),
     "less_equal": Op(2, torch.le, _none, 1, {"cpp": "{0} <= {1}"}, boolean=True),

@@ -11,6 +11,7 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import Cell
+from flashrnn.options import Options
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import parallel_region
@@ -19,8 +20,8 @@ from flashrnn.runtime.scratch import scratch
 Tensor = torch.Tensor
 
 # ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
-_FORWARD = struct.Struct("=5q 2q 4q 6q 3q 8q")
-_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 9q")
+_FORWARD = struct.Struct("=5q 2q 4q 6q 3q 8q 5q")
+_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 8q 5q 2q")
 _LAYOUTS = {FORWARD: _FORWARD, LAYER: _FORWARD, BACKWARD: _BACKWARD}
 
 # Multiply-adds per gate below which one thread is done before another wakes up.
@@ -57,6 +58,8 @@ class Kernel:
         states: Tensor,
         last: Tensor,
         saved: Tensor | None,
+        lengths: Tensor | None,
+        options: Options,
         w: Tensor | None = None,
     ) -> tuple[int, ...]:
         """The arguments for wx [B, T, G_w, N, D], into states, last and saved.
@@ -66,7 +69,7 @@ class Kernel:
 
         states [S, B, T, N, D], or [1, B, T, N, D] for h alone; last and initial [S, B, 1, N, D],
         which may be one tensor; saved of `saved_shape`. Innermost dimensions contiguous; r, bias,
-        weights, initial, last and saved altogether.
+        weights, initial, last and saved altogether. lengths [B] int64, or None for T everywhere.
         """
         strides = wx.stride()[:-1] if w is None else (*wx.stride()[:2], 0, 0)
         ss, sb, st, sn, _ = states.stride()
@@ -75,7 +78,7 @@ class Kernel:
             + (r.data_ptr(), address(bias), address(weights), address(initial))
             + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
             + (last.data_ptr(), address(saved)),
-            (0, self.region),
+            (0, self.region, address(lengths), self._dims.T, 0, int(options.reverse), 0),
             0 if w is None else w.shape[3],
         )
 
@@ -91,14 +94,14 @@ class Kernel:
         d_gates: Tensor | None,
         d_initial: Tensor | None,
         d_weights: Tensor,
-        before: bool = False,
+        lengths: Tensor | None,
+        options: Options,
     ) -> tuple[int, ...]:
         """The arguments for states [S, B, T, N, D], into d_gates, d_initial and d_weights.
 
         saved as the forward pass left it; d_states [S or 1, B, T, N, D], innermost dimension
         contiguous, or None; d_last and d_initial [S, B, 1, N, D], which may be one tensor;
-        d_gates [B, T, G, N, D], d_weights [B, K, N, D]. before: the states before the first step
-        lie in front of `states`; `initial` is not read.
+        d_gates [B, T, G, N, D], or None where a layer keeps them to itself; d_weights [B, K, N, D].
         """
         if d_states is None:
             d_pointers: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
@@ -110,7 +113,8 @@ class Kernel:
             + (states.data_ptr(), *states.stride()[:4], saved.data_ptr(), *d_pointers)
             + (address(d_last), address(d_gates), *gates)
             + (address(d_initial), d_weights.data_ptr()),
-            (0, int(before), self.region),
+            (0, self.region, address(lengths), self._dims.T, 0, int(options.reverse), 0)
+            + (_bits(options.gradient_clip), int(options.gradient_cut)),
         )
 
     @property
@@ -159,6 +163,15 @@ def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:
     """Shape of what the forward pass saves: whole vectors of D, all saved values side by side."""
     lanes = Device.current().vector_bytes // dtype.bytes
     return (dims.T, dims.B, dims.N, -(-dims.D // lanes), len(lower(cell).saved), lanes)
+
+
+def _bits(x: float) -> int:
+    """A double as the integer that fills the same 8 bytes."""
+    bits: int = _DOUBLE_AS_INTEGER.unpack(_DOUBLE.pack(x))[0]
+    return bits
+
+
+_DOUBLE, _DOUBLE_AS_INTEGER = struct.Struct("=d"), struct.Struct("=q")
 
 
 def address(x: Tensor | None) -> int:

@@ -14,20 +14,22 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.runtime import launch
+from flashrnn.options import Options
+from flashrnn.runtime import launch, pool, surround
 from flashrnn.runtime.arguments import (
     contiguous,
     innermost_contiguous,
     of_gates,
-    recurrent_weight_gradient,
     unit_weights,
 )
-from flashrnn.runtime.registry import define, refuse_second_derivative
+from flashrnn.runtime.registry import OPTIONS, define, plain, refuse_second_derivative
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
 
-_INPUTS = "Tensor wx, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell"
+_INPUTS = (
+    "Tensor wx, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell, " + OPTIONS
+)
 
 
 def _forward(
@@ -37,6 +39,11 @@ def _forward(
     parameters: OptionalTensor,
     initial: OptionalTensor,
     name: str,
+    lengths: OptionalTensor,
+    clip: float,
+    cut: bool,
+    reverse: bool,
+    *,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     cell = cell_of(name)
@@ -45,35 +52,23 @@ def _forward(
     dims, S = Dims(B, T, N, D), len(cell.states)
     states = launch.empty_sequence(wx, (S,), (N, D))
     last = wx.new_empty((S, B, 1, N, D))
-    saved = wx.new_empty(launch.saved_shape(cell, dims, dtype_of(wx.dtype)) if save else 0)
+    dtype = dtype_of(wx.dtype)
+    saved = pool.empty(launch.saved_shape(cell, dims, dtype) if save else (0,), dtype)
     kernel = launch.kernel_for(cell, FORWARD, wx, dims)
     r, bias, initial = r.contiguous(), contiguous(bias), contiguous(initial)
-    weights = unit_weights(cell, r, parameters)
-    kernel.run(kernel.forward(wx, r, bias, weights, initial, states, last, saved if save else None))
+    weights, kept = unit_weights(cell, r, parameters), saved if save else None
+    options = Options(clip, cut, reverse)
+    kernel.run(kernel.forward(wx, r, bias, weights, initial, states, last, kept, lengths, options))
     return states, last, saved
 
 
-def _recurrence_cpu(
-    wx: Tensor,
-    r: Tensor,
-    bias: OptionalTensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    cell: str,
-) -> tuple[Tensor, Tensor]:
-    states, last, _ = _forward(wx, r, bias, parameters, initial, cell, save=False)
+def _recurrence_cpu(*inputs: Any) -> tuple[Tensor, Tensor]:
+    states, last, _ = _forward(*inputs, save=False)
     return states, last
 
 
-def _training_cpu(
-    wx: Tensor,
-    r: Tensor,
-    bias: OptionalTensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    cell: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _forward(wx, r, bias, parameters, initial, cell, save=True)
+def _training_cpu(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _forward(*inputs, save=True)
 
 
 def _backward_cpu(
@@ -84,38 +79,43 @@ def _backward_cpu(
     saved: Tensor,
     d_states: OptionalTensor,
     d_last: OptionalTensor,
-    cell: str,
     need: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    cell: str,
+    lengths: OptionalTensor,
+    clip: float,
+    cut: bool,
+    reverse: bool,
+) -> tuple[Tensor, ...]:
     declared = cell_of(cell)
     need_wx, need_r, need_bias, need_parameters, need_initial = need
     S, B, T, N, D = states.shape
+    dims, dense = Dims(B, T, N, D), declared.recurrence == DENSE
     weights, initial = unit_weights(declared, r, parameters), contiguous(initial)
-    d_gates = launch.empty_sequence(states[0], (), (len(declared.gates), N, D))
-    d_weights = r.new_empty((B, 0 if weights is None else weights.shape[0], N, D))
+    K = 0 if weights is None else weights.shape[0]
     none = r.new_empty(0)
-    d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else none
-    kernel = launch.kernel_for(declared, BACKWARD, states, Dims(B, T, N, D))
+    d_gates = launch.empty_sequence(states[0], (), (len(declared.gates), N, D))
+    d_weights, each = r.new_empty((K, N, D)), r.new_empty((B, K, N, D))
+    d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else None
+    d_r = r.new_empty(r.shape) if need_r and dense else None
+    d_bias = r.new_empty((len(declared.gates), N, D)) if need_bias else None
+    kernel = launch.kernel_for(declared, BACKWARD, states, dims)
     packed_r, d_last = r.contiguous(), contiguous(d_last)
     d_states = None if d_states is None else innermost_contiguous(d_states)
-    wanted = d_initial if need_initial else None
-    kernel.run(
-        kernel.backward(
-            packed_r, weights, initial, states, saved, d_states, d_last, d_gates, wanted, d_weights
-        )
+    options = Options(clip, cut, reverse)
+    arguments = kernel.backward(
+        packed_r, weights, initial, states, saved, d_states, d_last, d_gates, d_initial, each,
+        lengths, options,
+    )  # fmt: skip
+    surround.backward(
+        kernel, arguments, declared, dims, None, None, K, None, None, d_r, d_bias, d_weights
     )
-    d_r = d_bias = d_parameters = none
-    if need_r and declared.recurrence == DENSE:
-        d_recurrent = of_gates(d_gates, declared.gates, declared.recurrent)
-        d_r = recurrent_weight_gradient(d_recurrent, states[0], initial)
-    elif need_r:
-        d_r = d_weights[:, : len(declared.recurrent)].sum(0)
-    if need_bias:
-        d_bias = d_gates.sum((0, 1))
-    if need_parameters:
-        d_parameters = d_weights[:, -len(declared.parameters) :].sum(0)
+    if T == 0 and d_initial is not None:
+        d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
+    if need_r and not dense:
+        d_r = d_weights[: len(declared.recurrent)].clone()
+    d_parameters = d_weights[K - len(declared.parameters) :].clone() if need_parameters else none
     d_wx = of_gates(d_gates, declared.gates, declared.input) if need_wx else none
-    return d_wx, d_r, d_bias, d_parameters, d_initial
+    return tuple(none if d is None else d for d in (d_wx, d_r, d_bias, d_parameters, d_initial))
 
 
 class _Recurrence(torch.autograd.Function):
@@ -127,14 +127,13 @@ class _Recurrence(torch.autograd.Function):
         bias: OptionalTensor,
         parameters: OptionalTensor,
         initial: OptionalTensor,
-        cell: str,
+        *rest: Any,
     ) -> tuple[Tensor, Tensor]:
-        states, last, saved = torch.ops.flashrnn.recurrence_training(
-            wx, r, bias, parameters, initial, cell
-        )
+        run = plain(torch.ops.flashrnn.recurrence_training.default, _training_cpu)
+        states, last, saved = run(wx, r, bias, parameters, initial, *rest)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(r, parameters, initial, states, saved)
-        ctx.cell = cell
+        ctx.save_for_backward(r, parameters, initial, states, saved, rest[1])
+        ctx.rest = rest
         return states, last
 
     @staticmethod
@@ -143,10 +142,12 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[OptionalTensor, ...]:
         refuse_second_derivative()
         need = list(ctx.needs_input_grad[:5])
-        grads = torch.ops.flashrnn.recurrence_backward(
-            *ctx.saved_tensors, d_states, d_last, ctx.cell, need
-        )
-        return (*(g if n else None for g, n in zip(grads, need, strict=True)), None)
+        run = plain(torch.ops.flashrnn.recurrence_backward.default, _backward_cpu)
+        cell, _, *options = ctx.rest
+        *tensors, lengths = ctx.saved_tensors
+        grads = run(*tensors, d_states, d_last, need, cell, lengths, *options)
+        given = (g if n else None for g, n in zip(grads, need, strict=True))
+        return (*given, *(None for _ in ctx.rest))
 
 
 def _recurrence_fake(
@@ -156,23 +157,18 @@ def _recurrence_fake(
     parameters: OptionalTensor,
     initial: OptionalTensor,
     cell: str,
+    *options: Any,
 ) -> tuple[Tensor, Tensor]:
     B, _, _, N, D = wx.shape
     S = len(cell_of(cell).states)
     return launch.empty_sequence(wx, (S,), (N, D)), wx.new_empty((S, B, 1, N, D))
 
 
-def _training_fake(
-    wx: Tensor,
-    r: Tensor,
-    bias: OptionalTensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    cell: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _training_fake(wx: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     B, T, _, N, D = wx.shape
-    shape = launch.saved_shape(cell_of(cell), Dims(B, T, N, D), dtype_of(wx.dtype))
-    return (*_recurrence_fake(wx, r, bias, parameters, initial, cell), wx.new_empty(shape))
+    shape = launch.saved_shape(cell_of(rest[4]), Dims(B, T, N, D), dtype_of(wx.dtype))
+    states, last = _recurrence_fake(wx, *rest)
+    return states, last, wx.new_empty(shape)
 
 
 def _backward_fake(
@@ -183,8 +179,9 @@ def _backward_fake(
     saved: Tensor,
     d_states: OptionalTensor,
     d_last: OptionalTensor,
-    cell: str,
     need: list[bool],
+    cell: str,
+    *options: Any,
 ) -> tuple[Tensor, ...]:
     declared = cell_of(cell)
     S, B, _, N, D = states.shape
@@ -212,7 +209,7 @@ define(
 define(
     "recurrence_backward",
     "(Tensor r, Tensor? parameters, Tensor? initial, Tensor states, Tensor saved, "
-    "Tensor? d_states, Tensor? d_last, str cell, bool[] need) -> "
+    f"Tensor? d_states, Tensor? d_last, bool[] need, str cell, {OPTIONS}) -> "
     "(Tensor d_wx, Tensor d_r, Tensor d_bias, Tensor d_parameters, Tensor d_initial)",
     _backward_cpu,
     _backward_fake,
@@ -226,7 +223,13 @@ def recurrence(
     bias: OptionalTensor,
     parameters: OptionalTensor,
     initial: OptionalTensor,
+    lengths: OptionalTensor,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::recurrence on checked tensors: (states [S, B, T, N, D], last [S, B, 1, N, D])."""
-    states, last = torch.ops.flashrnn.recurrence.default(wx, r, bias, parameters, initial, cell.key)
+    run = plain(torch.ops.flashrnn.recurrence.default, _recurrence_cpu, _Recurrence)
+    states, last = run(
+        wx, r, bias, parameters, initial, cell.key, lengths,
+        options.gradient_clip, options.gradient_cut, options.reverse,
+    )  # fmt: skip
     return states, last

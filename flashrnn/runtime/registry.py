@@ -9,6 +9,9 @@ import torch
 
 from flashrnn.errors import BackendError
 
+# The last arguments of every recurrence.
+OPTIONS = "Tensor? lengths, float gradient_clip, bool gradient_cut, bool reverse"
+
 _library = torch.library.Library("flashrnn", "DEF")
 
 

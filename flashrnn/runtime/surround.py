@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from autotune.device import Device
+from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_layer
 from flashrnn.ir.cell import Cell
@@ -26,37 +27,31 @@ PIECE_BYTES = 1 << 20
 FEWEST_ROWS = 480
 
 
-def forward(
-    kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor, saved: Tensor | None
-) -> None:
+def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) -> None:
     """Run a FORWARD kernel on x [B, T, I] and w [G_w, N, D, I], a piece of the sequence at a time.
 
     arguments: what kernel.forward gave for any wx; x with its innermost dimension contiguous, w
     altogether.
     """
     columns, I = w.shape[0] * w.shape[1] * w.shape[2], x.shape[2]
+    steps = _steps(x.shape[0], x.shape[1], columns * x.element_size())
+    strides = x.stride()
     fields = (
-        *(kernel.library.address, x.data_ptr(), *x.stride()[:2], I, w.data_ptr(), columns),
-        *(0 if saved is None else saved.stride(0), _steps(x, columns)),
+        *(kernel.library.address, x.data_ptr(), strides[0], strides[1], I),
+        *(w.data_ptr(), columns, steps),
     )
     library = _library(kernel.dtype)
-    _run(
-        library.flashrnn_forward,
-        library.flashrnn_forward_workspace,
-        arguments,
-        fields,
-        kernel.dtype,
-    )
+    entry, workspace = library.flashrnn_forward, library.flashrnn_forward_workspace
+    _run(entry, workspace, arguments, fields, kernel.dtype)
 
 
 def backward(
     kernel: Kernel,
     arguments: tuple[int, ...],
     cell: Cell,
-    x: Tensor,
-    w: Tensor,
-    h: Tensor,
-    saved: Tensor,
+    dims: Dims,
+    x: Tensor | None,
+    w: Tensor | None,
     weight_rows: int,
     d_x: Tensor | None,
     d_w: Tensor | None,
@@ -64,31 +59,29 @@ def backward(
     d_bias: Tensor | None,
     d_weights: Tensor,
 ) -> None:
-    """Run a BACKWARD kernel a piece at a time, and what follows from the gradients of its gates.
+    """Run a BACKWARD kernel, and what follows from the gradients of its gates.
 
-    arguments: what kernel.backward gave without d_gates; h [T, B, N, D] before each step; results
-    d_x [B, T, I], d_w like w, d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D].
+    arguments: what kernel.backward gave; without d_gates there, a piece of the sequence at a time.
+    x and w as in `forward`, None without an input product. Results d_x [B, T, I], d_w like w,
+    d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D].
     """
-    G, N, D, I = len(cell.gates), h.shape[2], h.shape[3], x.shape[2]
+    G = len(cell.gates)
     inputs = _runs(cell.gates, cell.input)
     recurrents = _runs(cell.gates, cell.product_gates)
+    row_bytes = G * dims.hidden_size * kernel.dtype.bytes
+    steps = _steps(dims.B, dims.T, row_bytes) if x is not None else max(1, dims.T)
+    strides = (0, 0, 0) if x is None else (*x.stride()[:2], x.shape[2])
     fields = (
-        *(kernel.library.address, x.data_ptr(), *x.stride()[:2], I, w.data_ptr()),
-        *(h.data_ptr(), h.stride(1), h.stride(0), address(d_x)),
+        *(kernel.library.address, address(x), *strides, address(w), address(d_x)),
         *((0, 0) if d_x is None else d_x.stride()[:2]),
         *(address(d_w), address(d_r), address(d_bias), d_weights.data_ptr()),
-        *(G, len(cell.states), weight_rows, saved.stride(0), _steps(x, G * N * D)),
+        *(G, len(cell.states), weight_rows, steps),
         *(ctypes.addressof(inputs), len(inputs) // 3),
         *(ctypes.addressof(recurrents), len(recurrents) // 3),
     )
     library = _library(kernel.dtype)
-    _run(
-        library.flashrnn_backward,
-        library.flashrnn_backward_workspace,
-        arguments,
-        fields,
-        kernel.dtype,
-    )
+    entry, workspace = library.flashrnn_backward, library.flashrnn_backward_workspace
+    _run(entry, workspace, arguments, fields, kernel.dtype)
 
 
 def _run(
@@ -103,10 +96,9 @@ def _run(
     entry(layout.pack(*arguments, *fields, scratch("layer", needed, dtype)))
 
 
-def _steps(x: Tensor, columns: int) -> int:
-    """Steps of a piece of x [B, T, I], whose gates have that many columns."""
-    B, T = x.shape[0], x.shape[1]
-    rows = min(PIECE_ROWS, max(FEWEST_ROWS, PIECE_BYTES // (columns * x.element_size())))
+def _steps(B: int, T: int, row_bytes: int) -> int:
+    """Steps of a piece."""
+    rows = min(PIECE_ROWS, max(FEWEST_ROWS, PIECE_BYTES // row_bytes))
     count = max(1, round(T * B / rows))
     return max(1, -(-T // count))
 

@@ -35,6 +35,8 @@ EXAMPLES = {
     "where": ops.where(X > 0.5, X * Y, X - Y),
     "shared": (X * Y + X) * (X * Y - Y) / (1.5 + X * X),
     "power": (X + Y) ** 3,
+    "stop_gradient": ops.stop_gradient(X * Y) * X,
+    "clamp": ops.clamp(X, -0.5, 0.5) * Y,
 }
 
 

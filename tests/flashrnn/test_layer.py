@@ -18,9 +18,9 @@ def layer_problem(cell, B, T, N, D, I, dtype=torch.float64):
     return {"x": x, "W": w, **p}
 
 
-def composed(cell, x, W, R, b, states, parameters=None):
+def composed(cell, x, W, R, b, states, parameters=None, **options):
     wx = torch.einsum("bti,gndi->btgnd", x, W)
-    every, last = flashrnn(wx, R, b, states, cell, "reference", parameters)
+    every, last = flashrnn(wx, R, b, states, cell, "reference", parameters, **options)
     return every[0], last
 
 

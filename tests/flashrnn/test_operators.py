@@ -1,5 +1,7 @@
 """The torch.library operators: schemas, fake tensors, autograd, torch.compile."""
 
+import math
+
 import pytest
 import torch
 from cells_for_tests import independent, peephole
@@ -19,18 +21,22 @@ def operator_arguments(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
-def test_opcheck(cell) -> None:
+@pytest.mark.parametrize("rest", [(None, math.inf, False, False), ([2, 0], 0.5, True, True)])
+def test_opcheck(cell, rest) -> None:
     wx, r, b, parameters, initial, key = operator_arguments(cell)
+    rest = (key, None if rest[0] is None else torch.tensor(rest[0]), *rest[1:])
     ops = torch.ops.flashrnn
-    torch.library.opcheck(ops.recurrence, (wx, r, b, parameters, initial, key))
+    torch.library.opcheck(ops.recurrence, (wx, r, b, parameters, initial, *rest))
     plain = [None if x is None else x.detach() for x in (wx, r, b, parameters, initial)]
-    torch.library.opcheck(ops.recurrence_training, (*plain, key))
-    states, last, saved = ops.recurrence_training(*plain, key)
+    if rest[1] is not None:  # what is saved of steps that a row lacks is never written
+        rest = (key, torch.tensor([3, 3]), *rest[2:])
+    torch.library.opcheck(ops.recurrence_training, (*plain, *rest))
+    states, last, saved = ops.recurrence_training(*plain, *rest)
     need = [True, True, True, parameters is not None, True]
-    backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, key, need)
+    backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, need, *rest)
     torch.library.opcheck(ops.recurrence_backward, backward)
     x, w = torch.randn(2, 3, 6).double(), torch.randn(len(cell.input), 2, 5, 6).double()
-    torch.library.opcheck(ops.layer, (x.requires_grad_(), w, *plain[1:], key))
+    torch.library.opcheck(ops.layer, (x.requires_grad_(), w, *plain[1:], *rest))
 
 
 @pytest.mark.parametrize("order", ["batch-major", "time-major"])

@@ -1,0 +1,35 @@
+"""What a caller may ask of a recurrence beside its cell; `reference` says what it means."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from flashrnn.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that change no code, only how it runs.
+
+    gradient_clip: bound of what flows back through time into h, before the gradient of the output
+    at that step is added; infinity for none. gradient_cut: nothing flows back through R (R keeps
+    its gradient). reverse: each sequence runs from its end to its beginning.
+    """
+
+    gradient_clip: float = math.inf
+    gradient_cut: bool = False
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.gradient_clip > 0:
+            raise OptionError(
+                f"gradient_clip={self.gradient_clip!r} must be positive, or None for no bound"
+            )
+        for name in ("gradient_cut", "reverse"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise OptionError(f"{name}={value!r} must be True or False")
+
+
+NONE = Options()
