@@ -61,9 +61,10 @@ class CpuKernel:
 
     def describe(self, config: Config) -> str:
         t = CpuTiling.of_config(config)
+        shared = f", units shared by {t.cores_d} cores" if t.cores_d > 1 else ""
         return (
             f"{t.b_per_register} rows × {t.d_per_register} units in registers, "
-            f"{t.b_per_core} rows per core"
+            f"{t.b_per_core} rows per core{shared}"
         )
 
 

@@ -30,9 +30,10 @@ struct BackwardArguments {
   Real* d_initial;  // [S, B, 1, N, D] contiguous, or null if nobody asks
   Real* d_weights;  // [B, K, N, D] contiguous: per row of the batch
   Real* workspace;
-  int64_t B, T, N, D, b_per_core, threads;
+  int64_t B, T, N, D, b_per_core, cores_d, threads;
   int64_t packed;  // the workspace still holds the weights of an earlier call
   ParallelRegion region;
+  TeamSize team_size;
   Order order;
   int64_t ordered;  // d_gates takes the steps as they come, from order.start on
   double clip;      // bound of what flows back through time into h; infinity for none
@@ -61,7 +62,7 @@ struct Backward {
     Workspace<Real> space{workspace};
     packed = space.take(a.N * panels * Gr * a.D * d_per_register);
     weights = space.take(a.N * K * width);
-    scratch_size = round_up((2 * Gr + states + K) * a.b_per_core * row, line<Real>);
+    scratch_size = round_up((2 * Gr + states + K + 1) * a.b_per_core * row, line<Real>);
     scratch = space.take(a.threads * scratch_size);
     if (needed != nullptr) *needed = space.used;
   }
@@ -69,11 +70,13 @@ struct Backward {
   void run() const {
     if (!a.packed) pack();
     const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
-    parallel_for(a.region, a.threads, a.N * tiles, [&](int64_t i, int64_t worker) {
-      const int64_t b0 = i % tiles * a.b_per_core;
-      const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
-      Item{*this, i / tiles, b0, rows, scratch + worker * scratch_size}.run();
-    });
+    const int64_t members = a.cores_d < panels ? a.cores_d : panels;
+    parallel_teams(a.region, a.team_size, a.threads, members, a.N * tiles,
+                   [&](int64_t i, int64_t place, Team& team) {
+                     const int64_t b0 = i % tiles * a.b_per_core;
+                     const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
+                     Item{*this, i / tiles, b0, rows, scratch + place * scratch_size, team}.run();
+                   });
   }
 
   void pack() const {
@@ -92,8 +95,12 @@ struct Backward {
   struct Item {
     const Backward& f;
     int64_t n, b0, rows;
-    Real* scratch;  // gate gradients [2][b][Gr][row], carried [states][b][row], weights [K][b][row]
+    Real* scratch;  // gate gradients [2][b][Gr][row], then [b][row]: carried states, weights, d_h
+    Team& team;
     int64_t t = 0, steps = 0;
+    int64_t first = team.begin(f.panels), last = team.end(f.panels);  // this member's panels
+    int64_t from = first * d_per_register;                            // and units
+    int64_t to = last * d_per_register < f.a.D ? last * d_per_register : f.a.D;
 
     // Gate gradients of the step before in time order (written now) and of the one behind (read).
     Real* gates_at(int64_t step, int64_t b) const {
@@ -105,115 +112,111 @@ struct Backward {
     Real* weight_sum(int k, int64_t b) const {
       return scratch + ((2 * Gr + states + k) * f.a.b_per_core + b) * f.row;
     }
+    // What the next step's gates send back into h.
+    Real* d_h(int64_t b) const {
+      return scratch + ((2 * Gr + states + K) * f.a.b_per_core + b) * f.row;
+    }
     int64_t at(int s, int64_t b) const { return ((s * f.a.B + b0 + b) * f.a.N + n) * f.a.D; }
 
     void run() {
       const auto& a = f.a;
       for (int64_t b = 0; b < rows; ++b) {
         for (int s = 0; s < states; ++s)
-          for (int64_t d = 0; d < f.width; ++d)
+          for (int64_t d = from; d < last * d_per_register; ++d)
             carried(s, b)[d] = a.d_last != nullptr && d < a.D ? a.d_last[at(s, b) + d] : 0;
         for (int k = 0; k < K; ++k)
-          for (int64_t d = 0; d < f.width; ++d) weight_sum(k, b)[d] = 0;
+          for (int64_t d = from; d < last * d_per_register; ++d) weight_sum(k, b)[d] = 0;
       }
       steps = a.order.longest(b0, rows, a.T);
       if (a.order.lengths != nullptr)
         for (t = a.T - 1; t >= steps; --t)
-          for (int64_t b = 0; b < rows; ++b)
-            for (int64_t d = 0; d < a.D; d += W) skip(b, d);
+          for (int64_t b = 0; b < rows; ++b) skip(b);
       for (t = steps - 1; t >= 0; --t) step();
+      const int64_t bytes = (to - from) * sizeof(Real);
       if (a.d_initial != nullptr) {
         step();  // t = -1: only the product with the first step's gate gradients is left
         for (int s = 0; s < states; ++s)
           for (int64_t b = 0; b < rows; ++b)
-            std::memcpy(a.d_initial + at(s, b), carried(s, b), a.D * sizeof(Real));
+            std::memcpy(a.d_initial + at(s, b) + from, carried(s, b) + from, bytes);
       }
       for (int k = 0; k < K; ++k)
         for (int64_t b = 0; b < rows; ++b)
-          std::memcpy(a.d_weights + (((b0 + b) * K + k) * a.N + n) * a.D, weight_sum(k, b),
-                      a.D * sizeof(Real));
+          std::memcpy(a.d_weights + (((b0 + b) * K + k) * a.N + n) * a.D + from,
+                      weight_sum(k, b) + from, bytes);
     }
 
-    void step() const {
-      for (int64_t k = 0; k < f.panels; ++k) {
-        const int64_t panel = t & 1 ? f.panels - 1 - k : k;
+    // The products of all panels first, then the cell's derivative row by row: what it reads and
+    // writes is contiguous along a row.
+    void step() {
+      team.meet();
+      const bool multiply = Gr > 0 && t + 1 < steps && !f.a.cut;
+      for (int64_t k = first; multiply && k < last; ++k) {
+        const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
         int64_t b = 0;
-        for (; b + b_per_register <= rows; b += b_per_register) tile<b_per_register>(panel, b);
+        for (; b + b_per_register <= rows; b += b_per_register) product<b_per_register>(panel, b);
         remainder<b_per_register / 2>(panel, b);
+      }
+      for (int64_t b = 0; b < rows; ++b) {
+        const bool ended = f.a.order.ended(b0 + b, 1, t < 0 ? 0 : t);
+        if (ended && t >= 0) skip(b);
+        if (ended) continue;
+        if (t >= 0)
+          multiply ? finish<true>(b) : finish<false>(b);
+        else
+          leave(b, multiply);
       }
     }
 
     template <int Rows>
     FLASHRNN_INLINE void remainder(int64_t panel, int64_t b) const {
       if constexpr (Rows >= 1) {
-        for (; b + Rows <= rows; b += Rows) tile<Rows>(panel, b);
+        for (; b + Rows <= rows; b += Rows) product<Rows>(panel, b);
         remainder<Rows / 2>(panel, b);
       }
     }
 
-    template <int Rows>
-    __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
-      const auto& a = f.a;
-      const int64_t d0 = panel * d_per_register;
-      if (a.order.ended(b0 + b, Rows, t < 0 ? 0 : t)) {
-        for (int64_t i = b; t >= 0 && i < b + Rows; ++i)
-          for (int64_t d = d0; d < d0 + d_per_register && d < a.D; d += W) skip(i, d);
-        return;
-      }
-      alignas(64) Real d_h[Rows][d_per_register];
-      product<Rows>(panel, b, d_h);
-      for (int i = 0; i < Rows; ++i)
-        for (int64_t v = 0; v < V && d0 + v * W < a.D; ++v) {
-          const Vec from_product = S::load(d_h[i] + v * W);
-          if (t >= 0)
-            finish(from_product, b + i, d0 + v * W);
-          else
-            leave(from_product, b + i, d0 + v * W);
-        }
-    }
-
     static FLASHRNN_INLINE void add(Real* to, Vec x) { S::store(to, S::load(to) + x); }
 
-    // d_h[i][p] = sum over g, d of (gate gradients of step t + 1)[g, d] R[g, d, p].
+    // d_h[b][p] = sum over g, d of (gate gradients of step t + 1)[g, d] R[g, d, p].
     template <int Rows>
-    FLASHRNN_INLINE void product(int64_t panel, int64_t b, Real (&d_h)[Rows][d_per_register]) const {
+    __attribute__((noinline)) void product(int64_t panel, int64_t b) const {
       const auto& a = f.a;
+      if (a.order.ended(b0 + b, Rows, t < 0 ? 0 : t)) return;
       Vec sum[Rows][V] = {};
-      if (Gr > 0 && t + 1 < steps && !a.cut) {
-        const Real* packed = f.panel_of(n, panel);
-        for (int g = 0; g < Gr; ++g, packed += a.D * d_per_register) {
-          const Real* d_gate[Rows];
+      const Real* packed = f.panel_of(n, panel);
+      for (int g = 0; g < Gr; ++g, packed += a.D * d_per_register) {
+        const Real* d_gate[Rows];
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          d_gate[i] = gates_at(t + 1, b + i) + g * f.row;
+          keep_address(d_gate[i]);
+        });
+        repeat<Rows * V>(a.D, [&](int64_t d) __attribute__((always_inline)) {
+          Vec r[V];
+          unroll<V>([&](auto v) __attribute__((always_inline)) {
+            r[v] = S::load(packed + d * d_per_register + v * W);
+            S::keep_in_register(r[v]);
+          });
           unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            d_gate[i] = gates_at(t + 1, b + i) + g * f.row;
-            keep_address(d_gate[i]);
-          });
-          repeat<Rows * V>(a.D, [&](int64_t d) __attribute__((always_inline)) {
-            Vec r[V];
+            const Vec x = S::broadcast(d_gate[i][d]);
             unroll<V>([&](auto v) __attribute__((always_inline)) {
-              r[v] = S::load(packed + d * d_per_register + v * W);
-              S::keep_in_register(r[v]);
-            });
-            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-              const Vec x = S::broadcast(d_gate[i][d]);
-              unroll<V>([&](auto v) __attribute__((always_inline)) {
-                sum[i][v] = S::fma(r[v], x, sum[i][v]);
-              });
+              sum[i][v] = S::fma(r[v], x, sum[i][v]);
             });
           });
-        }
+        });
       }
       unroll<Rows>([&](auto i) __attribute__((always_inline)) {
         unroll<V>([&](auto v) __attribute__((always_inline)) {
-          S::store(d_h[i] + v * W, sum[i][v]);
+          S::store(d_h(b + i) + panel * d_per_register + v * W, sum[i][v]);
         });
       });
     }
 
     // Into the states before the first step, through time.
-    FLASHRNN_INLINE void leave(Vec recurrent_d_h, int64_t b, int64_t d) const {
-      if (f.a.order.ended(b0 + b, 1, 0)) return;
-      Real* d_h = carried(0, b) + d;
-      S::store(d_h, clipped(recurrent_d_h + S::load(d_h)));
+    void leave(int64_t b, bool multiply) const {
+      for (int64_t d = from; d < to; d += W) {
+        const Vec through = multiply ? S::load(d_h(b) + d) : Vec{};
+        S::store(carried(0, b) + d, clipped(through + S::load(carried(0, b) + d)));
+      }
     }
 
     FLASHRNN_INLINE Vec clipped(Vec d_h) const {
@@ -228,58 +231,70 @@ struct Backward {
     }
 
     // A row that has ended: its gates have no gradients, and what it carries waits.
-    void skip(int64_t b, int64_t d) const {
+    void skip(int64_t b) const {
       for (int g = 0; g < G; ++g) {
-        S::store(d_gates_at(b) + g * f.a.d_gates_g + d, Vec{}, f.a.D - d);
+        std::memset(d_gates_at(b) + g * f.a.d_gates_g + from, 0, (to - from) * sizeof(Real));
         if (Cell::recurrent_slot[g] >= 0)
-          S::store(gates_at(t, b) + Cell::recurrent_slot[g] * f.row + d, Vec{});
+          std::memset(gates_at(t, b) + Cell::recurrent_slot[g] * f.row + from, 0,
+                      (last * d_per_register - from) * sizeof(Real));
       }
     }
 
-    // The cell's derivative for one row and one vector of units.
-    FLASHRNN_INLINE void finish(Vec recurrent_d_h, int64_t b, int64_t d) const {
+    // The cell's derivative for one row.
+    template <bool multiply>
+    __attribute__((noinline)) void finish(int64_t b) const {
       const auto& a = f.a;
-      if (a.order.ended(b0 + b, 1, t)) return skip(b, d);
-      const int64_t count = a.D - d, step = a.order.start + t;
       constexpr int weights = K > 0 ? K : 1, saved = Cell::saved > 0 ? Cell::saved : 1;
-      Vec state[states], next[states], weight[weights], save[saved], d_next[states];
-      Vec d_gate[G], d_state[states], d_weight[weights];
+      const int64_t D = a.D, step = a.order.start + t, vectors = (D + W - 1) / W;
+      const int64_t now = a.order.position(b0 + b, t);
+      const bool clip = step + 1 < a.order.length(b0 + b);
+      const Real* saved_at = a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + from / W) * Cell::saved * W;
+      const Real *state_at[states], *next_at[states], *d_next_at[states];
       for (int s = 0; s < states; ++s) {
-        const Real* row = a.states + s * a.states_s + (b0 + b) * a.states_b + n * a.states_n + d;
-        const int64_t position = a.order.position(b0 + b, t);
-        d_next[s] = S::load(carried(s, b) + d);
-        if (s == 0) {
-          d_next[0] += recurrent_d_h;
-          if (step + 1 < a.order.length(b0 + b)) d_next[0] = clipped(d_next[0]);
-        }
+        const Real* row = a.states + s * a.states_s + (b0 + b) * a.states_b + n * a.states_n;
+        next_at[s] = row + now * a.states_t;
+        state_at[s] = nullptr;
+        if (step > 0)
+          state_at[s] = row + a.order.position(b0 + b, t - 1) * a.states_t;
+        else if (a.initial != nullptr)
+          state_at[s] = a.initial + at(s, b);
+        d_next_at[s] = nullptr;
         if (s < a.d_states_kept)
-          d_next[s] += S::load(a.d_states + s * a.d_states_s + (b0 + b) * a.d_states_b +
-                                   position * a.d_states_t + n * a.d_states_n + d,
-                               count);
-        if (Cell::reads_next[s]) next[s] = S::load(row + position * a.states_t, count);
-        if (Cell::reads_state[s]) {
-          if (step > 0)
-            state[s] = S::load(row + a.order.position(b0 + b, t - 1) * a.states_t, count);
-          else
-            state[s] = a.initial != nullptr ? S::load(a.initial + at(s, b) + d, count) : Vec{};
+          d_next_at[s] = a.d_states + s * a.d_states_s + (b0 + b) * a.d_states_b +
+                         now * a.d_states_t + n * a.d_states_n;
+      }
+      Real* const d_gates = d_gates_at(b);
+      Real* const d_recurrent = gates_at(t, b);
+      const Real* const through = d_h(b);
+      const int64_t d_gates_g = a.d_gates_g;
+      for (int64_t d = from; d < to; d += W, saved_at += Cell::saved * W) {
+        const int64_t count = D - d;
+        Vec state[states], next[states], weight[weights], save[saved], d_next[states];
+        Vec d_gate[G], d_state[states], d_weight[weights];
+        for (int s = 0; s < states; ++s) {
+          d_next[s] = S::load(carried(s, b) + d);
+          if (s == 0) {
+            if (multiply) d_next[0] += S::load(through + d);
+            if (clip) d_next[0] = clipped(d_next[0]);
+          }
+          if (d_next_at[s] != nullptr) d_next[s] += S::load(d_next_at[s] + d, count);
+          if (Cell::reads_next[s]) next[s] = S::load(next_at[s] + d, count);
+          if (Cell::reads_state[s])
+            state[s] = state_at[s] != nullptr ? S::load(state_at[s] + d, count) : Vec{};
         }
-      }
-      for (int k = 0; k < K; ++k) weight[k] = S::load(f.weights + (n * K + k) * f.width + d);
-      const int64_t vectors = (a.D + W - 1) / W;
-      const Real* from =
-          a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
-      for (int k = 0; k < Cell::saved; ++k) save[k] = S::load(from + k * W);
+        for (int k = 0; k < K; ++k) weight[k] = S::load(f.weights + (n * K + k) * f.width + d);
+        for (int k = 0; k < Cell::saved; ++k) save[k] = S::load(saved_at + k * W);
 
-      Cell::template backward<S>(state, next, weight, save, d_next, d_gate, d_state, d_weight);
+        Cell::template backward<S>(state, next, weight, save, d_next, d_gate, d_state, d_weight);
 
-      Real* to = d_gates_at(b) + d;
-      for (int g = 0; g < G; ++g) {
-        S::store(to + g * a.d_gates_g, d_gate[g], count);
-        if (Cell::recurrent_slot[g] >= 0)
-          S::store(gates_at(t, b) + Cell::recurrent_slot[g] * f.row + d, d_gate[g]);
+        for (int g = 0; g < G; ++g) {
+          S::store(d_gates + g * d_gates_g + d, d_gate[g], count);
+          if (Cell::recurrent_slot[g] >= 0)
+            S::store(d_recurrent + Cell::recurrent_slot[g] * f.row + d, d_gate[g]);
+        }
+        for (int s = 0; s < states; ++s) S::store(carried(s, b) + d, d_state[s]);
+        for (int k = 0; k < K; ++k) add(weight_sum(k, b) + d, d_weight[k]);
       }
-      for (int s = 0; s < states; ++s) S::store(carried(s, b) + d, d_state[s]);
-      for (int k = 0; k < K; ++k) add(weight_sum(k, b) + d, d_weight[k]);
     }
   };
 };

@@ -1,6 +1,7 @@
 // The forward recurrence of any cell, all T steps in one call.
 //
-// A work item is one head and up to b_per_core rows of the batch; it runs the whole sequence. In
+// A work item is one head and up to b_per_core rows of the batch; it runs the whole sequence, on
+// one thread or, its panels shared out among cores_d of them, on several that meet each step. In
 // each step, for each panel of units and each register tile of rows, the products of all gates
 // of a unit accumulate in registers on top of Wx + bias, the cell's pointwise part is applied to
 // those registers, and only states leave them (and, in training, what the backward pass asked
@@ -34,9 +35,10 @@ struct ForwardArguments {
   Real* last;   // [S, B, 1, N, D] contiguous
   Real* saved;  // [T, B, N, vectors of D, saved, lanes], or null in inference
   Real* workspace;
-  int64_t B, T, N, D, b_per_core, threads;
+  int64_t B, T, N, D, b_per_core, cores_d, threads;
   int64_t packed;  // the workspace still holds the weights of an earlier call
   ParallelRegion region;
+  TeamSize team_size;
   Order order;
   int64_t ordered;  // wx holds the steps as they come, from order.start on
 };
@@ -74,11 +76,13 @@ struct Forward {
   void run() const {
     if (!a.packed) pack();
     const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
-    parallel_for(a.region, a.threads, a.N * tiles, [&](int64_t i, int64_t worker) {
-      const int64_t b0 = i % tiles * a.b_per_core;
-      const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
-      Item{*this, i / tiles, b0, rows, scratch + worker * scratch_size}.run();
-    });
+    const int64_t members = a.cores_d < panels ? a.cores_d : panels;
+    parallel_teams(a.region, a.team_size, a.threads, members, a.N * tiles,
+                   [&](int64_t i, int64_t place, Team& team) {
+                     const int64_t b0 = i % tiles * a.b_per_core;
+                     const int64_t rows = a.B - b0 < a.b_per_core ? a.B - b0 : a.b_per_core;
+                     Item{*this, i / tiles, b0, rows, scratch + place * scratch_size, team}.run();
+                   });
   }
 
   void pack() const {
@@ -112,6 +116,7 @@ struct Forward {
     const Forward& f;
     int64_t n, b0, rows;
     Real* scratch;  // h in, h out, then the other states: [states + 1][b_per_core][row]
+    Team& team;
     int64_t t = 0;
 
     Real* plane(int64_t k) const { return scratch + k * f.a.b_per_core * f.row; }
@@ -123,22 +128,27 @@ struct Forward {
 
     void run() {
       const auto& a = f.a;
+      const int64_t first = team.begin(f.panels), last = team.end(f.panels);
+      const int64_t from = first * d_per_register, to = last * d_per_register;
       for (int s = 0; s < states; ++s)
         for (int64_t b = 0; b < rows; ++b)
-          for (int64_t d = 0; d < f.width; ++d)
+          for (int64_t d = from; d < to; ++d)
             state_in(s)[b * f.row + d] = a.initial != nullptr && d < a.D ? a.initial[at(s, b) + d] : 0;
       const int64_t steps = a.order.longest(b0, rows, a.T);
-      for (; t < steps; ++t)
-        for (int64_t k = 0; k < f.panels; ++k) {
-          const int64_t panel = t & 1 ? f.panels - 1 - k : k;
+      for (; t < steps; ++t) {
+        team.meet();
+        for (int64_t k = first; k < last; ++k) {
+          const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
           int64_t b = 0;
           for (; b + b_per_register <= rows; b += b_per_register) tile<b_per_register>(panel, b);
           remainder<b_per_register / 2>(panel, b);
         }
-      if (a.order.lengths != nullptr) clear_ended(steps);
+      }
+      if (a.order.lengths != nullptr && team.rank == 0) clear_ended(steps);
+      const int64_t count = (to < a.D ? to : a.D) - from;
       for (int s = 0; s < states; ++s)
         for (int64_t b = 0; b < rows; ++b)
-          std::memcpy(a.last + at(s, b), state_in(s) + b * f.row, a.D * sizeof(Real));
+          std::memcpy(a.last + at(s, b) + from, state_in(s) + b * f.row + from, count * sizeof(Real));
     }
 
     int64_t at(int s, int64_t b) const { return ((s * f.a.B + b0 + b) * f.a.N + n) * f.a.D; }

@@ -14,35 +14,42 @@ from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.kernels import Plan, plan_for
-from flashrnn.runtime.openmp import parallel_region
+from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
 
 Tensor = torch.Tensor
 
 # ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
-_FORWARD = struct.Struct("=5q 2q 4q 6q 3q 8q 5q")
-_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 8q 5q 2q")
+_FORWARD = struct.Struct("=5q 2q 4q 6q 3q 9q 6q")
+_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 9q 6q 2q")
 _LAYOUTS = {FORWARD: _FORWARD, LAYER: _FORWARD, BACKWARD: _BACKWARD}
 
 # Multiply-adds per gate below which one thread is done before another wakes up.
 PARALLEL_PRODUCTS = 1_000_000
 
-_workspace_numbers: dict[tuple[str | int, ...], int] = {}
+# Sizes whose kernels are at hand; a stream of ever new lengths must not fill the memory.
+MOST_KERNELS = 1024
 
 
 class Kernel:
-    """One direction of a cell for given sizes.
+    """One direction of a cell for given sizes, with all that follows from those worked out.
 
-    plan: which library, see `kernel_for`.
+    plan: which library, see `kernel_for`. needed: numbers of workspace by purpose, for whoever
+    asks a library how much (it is the same in every call).
     """
 
     def __init__(self, plan: Plan, dtype: Dtype, dims: Dims) -> None:
         self.dtype = dtype
         self.library = plan.library
+        self.needed: dict[object, int] = {}
         self._layout = _LAYOUTS[plan.direction]
-        self._threads = torch.get_num_threads()
-        self._b_per_core = plan.tiling.b_per_core
-        self._dims = dims
+        threads = torch.get_num_threads()
+        tiling = plan.tiling
+        self._sizes = (*(dims.B, dims.T, dims.N, dims.D), tiling.b_per_core, tiling.cores_d, threads)
+        parallel = threads > 1 and dims.products >= PARALLEL_PRODUCTS
+        # the runtime's entry points, 0 where one thread is as fast
+        self._region, self._team_size = threading() if parallel else (0, 0)
+        self._T = dims.T
 
     def run(self, arguments: tuple[int, ...]) -> None:
         """Run the kernel on what one of the two methods below gave."""
@@ -78,7 +85,7 @@ class Kernel:
             + (r.data_ptr(), address(bias), address(weights), address(initial))
             + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
             + (last.data_ptr(), address(saved)),
-            (0, self.region, address(lengths), self._dims.T, 0, int(options.reverse), 0),
+            (0, self._region, self._team_size, address(lengths), self._T, 0, int(options.reverse), 0),
             0 if w is None else w.shape[3],
         )
 
@@ -113,36 +120,35 @@ class Kernel:
             + (states.data_ptr(), *states.stride()[:4], saved.data_ptr(), *d_pointers)
             + (address(d_last), address(d_gates), *gates)
             + (address(d_initial), d_weights.data_ptr()),
-            (0, self.region, address(lengths), self._dims.T, 0, int(options.reverse), 0)
+            (0, self._region, self._team_size, address(lengths), self._T, 0, int(options.reverse), 0)
             + (_bits(options.gradient_clip), int(options.gradient_cut)),
         )
-
-    @property
-    def region(self) -> int:
-        """The address of the parallel region, 0 where one thread is as fast."""
-        dims = self._dims
-        parallel = self._threads > 1 and dims.products >= PARALLEL_PRODUCTS
-        return parallel_region() if parallel else 0
 
     def _with_sizes(
         self, pointers: tuple[int, ...], flags: tuple[int, ...], inputs: int = 0
     ) -> tuple[int, ...]:
         """All fields, the workspace and the sizes among them; inputs: I, where it counts."""
-        dims = self._dims
-        rest = (dims.B, dims.T, dims.N, dims.D, self._b_per_core, self._threads, *flags)
-        key = (self.library.path, dims.N, dims.D, inputs, self._b_per_core, self._threads)
-        needed = _workspace_numbers.get(key)
+        needed = self.needed.get(inputs)
         if needed is None:
-            needed = self.library.workspace(self._layout.pack(*pointers, 0, *rest))
-            _workspace_numbers[key] = needed
-        return (*pointers, scratch("workspace", needed, self.dtype), *rest)
+            block = self._layout.pack(*pointers, 0, *self._sizes, *flags)
+            needed = self.needed[inputs] = self.library.workspace(block)
+        return (*pointers, scratch("workspace", needed, self.dtype), *self._sizes, *flags)
+
+
+_kernels: dict[tuple[object, ...], tuple[Plan, Kernel]] = {}
 
 
 def kernel_for(cell: Cell, direction: str, like: Tensor, dims: Dims) -> Kernel:
     """The kernel for these sizes, in the dtype of `like`, with the current number of threads."""
-    dtype = dtype_of(like.dtype)
-    plan = plan_for(cell, direction, dtype, dims, torch.get_num_threads())
-    return Kernel(plan, dtype, dims)
+    dtype, threads = dtype_of(like.dtype), torch.get_num_threads()
+    plan = plan_for(cell, direction, dtype, dims, threads)
+    key = (cell, direction, dtype.name, dims.B, dims.T, dims.N, dims.D, threads)
+    known = _kernels.get(key)
+    if known is None or known[0] is not plan:
+        if len(_kernels) >= MOST_KERNELS:
+            _kernels.clear()
+        known = _kernels[key] = plan, Kernel(plan, dtype, dims)
+    return known[1]
 
 
 def time_major(x: Tensor) -> bool:

@@ -10,19 +10,20 @@ _NAMES = ("libgomp", "libiomp5", "libomp")
 
 
 @lru_cache(maxsize=1)
-def parallel_region() -> int:
-    """The address of that runtime's GOMP_parallel; 0 where it has none, and kernels run serially.
+def threading() -> tuple[int, int]:
+    """The addresses of that runtime's GOMP_parallel and omp_get_num_threads.
 
-    All three runtimes offer the entry point on Linux.
+    Zeros where it has none: kernels then run on one thread. All three runtimes offer both on Linux.
     """
     for path in _loaded():
         try:
             library = ctypes.CDLL(path)
-            entry = library.GOMP_parallel
+            entries = library.GOMP_parallel, library.omp_get_num_threads
         except (OSError, AttributeError):
             continue
-        return ctypes.cast(entry, ctypes.c_void_p).value or 0
-    return 0
+        region, size = (ctypes.cast(e, ctypes.c_void_p).value or 0 for e in entries)
+        return region, size
+    return 0, 0
 
 
 def _loaded() -> list[str]:

@@ -42,7 +42,7 @@ def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) ->
     )
     library = _library(kernel.dtype)
     entry, workspace = library.flashrnn_forward, library.flashrnn_forward_workspace
-    _run(entry, workspace, arguments, fields, kernel.dtype)
+    _run(entry, workspace, arguments, fields, kernel, ("forward", I))
 
 
 def backward(
@@ -81,7 +81,8 @@ def backward(
     )
     library = _library(kernel.dtype)
     entry, workspace = library.flashrnn_backward, library.flashrnn_backward_workspace
-    _run(entry, workspace, arguments, fields, kernel.dtype)
+    asked = ("backward", strides[2], d_x is None, d_w is None, d_r is None)
+    _run(entry, workspace, arguments, fields, kernel, asked)
 
 
 def _run(
@@ -89,11 +90,14 @@ def _run(
     workspace: Any,
     arguments: tuple[int, ...],
     fields: tuple[int, ...],
-    dtype: Dtype,
+    kernel: Kernel,
+    purpose: tuple[object, ...],
 ) -> None:
     layout = _layout(len(arguments) + len(fields) + 1)
-    needed = workspace(layout.pack(*arguments, *fields, 0))
-    entry(layout.pack(*arguments, *fields, scratch("layer", needed, dtype)))
+    needed = kernel.needed.get(purpose)
+    if needed is None:
+        needed = kernel.needed[purpose] = workspace(layout.pack(*arguments, *fields, 0))
+    entry(layout.pack(*arguments, *fields, scratch("layer", needed, kernel.dtype)))
 
 
 def _steps(B: int, T: int, row_bytes: int) -> int:

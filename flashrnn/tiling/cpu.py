@@ -3,7 +3,8 @@
 A register tile is b_per_register rows of the batch times d_per_register units; in the forward
 pass every recurrent gate of those units has its own accumulators (every gate, where the kernel
 owns the input product), in the backward pass there is one sum per unit. A core runs the whole
-sequence for b_per_core rows at a time.
+sequence for b_per_core rows at a time; where there are fewer such items than threads, cores_d of
+them share the panels of one and meet after each step.
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ BROADCAST = 2.0
 OVERLAP = 0.7
 # The part of the pointwise arithmetic that does not hide behind the next tile's product.
 BESIDE = 0.5
+# Until all threads of a team have seen that all have finished a step.
+MEETING_CYCLES = 700.0
 
 
 @dataclass(frozen=True)
 class CpuTiling:
-    """A solved tiling. Units: rows of the batch, units of a head."""
+    """A solved tiling. Units: rows of the batch, units of a head, threads."""
 
     b_per_register: int
     d_per_register: int
     b_per_core: int
+    cores_d: int = 1
 
     def as_config(self) -> dict[str, int]:
         """The tiling as a solution of the model."""
@@ -133,6 +137,12 @@ def model(problem: CpuProblem, device: Device) -> Model:
     tiles = (max(dims.B, 1) + core - 1) // core
     busy = min(problem.threads, max(1, dims.B) * max(1, dims.N))
     m.add(tiles * max(dims.N, 1) >= busy, name="work items for every thread")
+    share = m.int_var("cores_d", range(1, max(1, problem.threads // busy) + 1))
+    m.add(
+        (share == 1) | (share * tiles * max(dims.N, 1) <= problem.threads),
+        name="a thread for every member of every team",
+    )
+    m.add((share - 1) * d < dims.D, name="a panel for every member of a team")
     return m
 
 
@@ -148,16 +158,19 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
     lanes = device.vector_bytes // item
     vectors = tiling.d_per_register // lanes
     panels = -(-dims.D // tiling.d_per_register)
+    own = -(-panels // tiling.cores_d)
     rows = min(tiling.b_per_core, dims.B)
     sums, terms = problem.accumulated, problem.contracted
     panel_bytes = sums * terms * tiling.d_per_register * item
     heads = -(-dims.N // problem.threads)
-    source = _level(panels * panel_bytes * heads, device)
+    source = _level(own * panel_bytes * heads, device)
     program = problem.program
     roots = program.backward if problem.direction == BACKWARD else program.new_states
     pointwise = pointwise_cost(roots) / device.fma_per_cycle + POINTWISE_CYCLES
     # a tile's pointwise part runs beside the next tile's product; the last one's does not
-    step = rows * -(-dims.D // lanes) * pointwise * BESIDE
+    step = rows * min(own * vectors, -(-dims.D // lanes)) * pointwise * BESIDE
+    if tiling.cores_d > 1:
+        step += MEETING_CYCLES
     last = 0.0
     for tile in _register_tiles(rows, tiling.b_per_register):
         arithmetic = Work(
@@ -166,12 +179,12 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
         traffic = Work(bytes={source: panel_bytes})
         product = max(cycles(arithmetic, device), terms * FMA_LATENCY)
         product += (1.0 - OVERLAP) * cycles(traffic, device)
-        step += panels * (max(product, cycles(traffic, device)) + TILE_CYCLES)
+        step += own * (max(product, cycles(traffic, device)) + TILE_CYCLES)
         source = _level(panel_bytes, device)
         last = tile * vectors * pointwise
     step += last * (1.0 - BESIDE)
     items = -(-dims.B // tiling.b_per_core) * dims.N
-    rounds = -(-items // problem.threads)
+    rounds = -(-items * tiling.cores_d // problem.threads)
     return rounds * dims.T * seconds(Work(overhead_cycles=step), device)
 
 
