@@ -56,7 +56,7 @@ class CpuTiling:
 
     @staticmethod
     def of_config(config: Mapping[str, int]) -> CpuTiling:
-        """The tiling in a solution of the model."""
+        """The tiling in a solution of the model; KeyError where a variable is missing."""
         return CpuTiling(**{name: config[name] for name in CpuTiling.__dataclass_fields__})
 
 
