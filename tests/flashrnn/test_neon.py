@@ -148,7 +148,7 @@ def test_kernels_on_128_bits(target, dtype, tmp_path) -> None:
             got = drive(command, tmp_path, cell, p, options)
             owners = {name: got.pop(f"owner's {name}") for name in ("states", "last")}
             exact, eager = (
-                results(lambda a, o=options: composed(cell, **a, **o), inputs)
+                results(lambda a, c=cell, o=options: composed(c, **a, **o), inputs)
                 for inputs in (cast(p, torch.float64), p)
             )
             assert_close(got, exact, eager, cell.name)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from autotune.device import Device
 from flashrnn.runtime.toolchain import find_compiler
 
 HERE = Path(__file__).parent
@@ -21,12 +20,14 @@ pytestmark = pytest.mark.slow
 def environment(tmp_path_factory) -> dict[str, str]:
     """Where the toolchain compiles with the sanitizers and the process preloads their runtime."""
     compiler = find_compiler().command
-    asked = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True)
+    asked = subprocess.run(
+        [*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True
+    )
     runtime = Path(asked.stdout.strip())
     if not runtime.is_absolute():
         pytest.skip(f"{' '.join(compiler)} has no libasan.so (it comes with g++)")
     wrapper = tmp_path_factory.mktemp("compiler") / "sanitizing"
-    wrapper.write_text(f'#!/bin/sh\nexec {" ".join(compiler)} "$@" {FLAGS}\n')
+    wrapper.write_text(f'#!/bin/sh\nexec env -u LD_PRELOAD {" ".join(compiler)} "$@" {FLAGS}\n')
     wrapper.chmod(0o755)
     return {
         **os.environ,
@@ -47,7 +48,7 @@ def sanitized(environment: dict[str, str], *words: str) -> subprocess.CompletedP
 def test_nothing_is_reported(environment) -> None:
     done = sanitized(environment)
     assert done.returncode == 0, done.stderr[-6000:]
-    assert done.stdout.splitlines() == [f"clean on {isa}" for isa in Device.current().isas]
+    assert done.stdout == "clean\n"
     assert "runtime error" not in done.stderr
 
 

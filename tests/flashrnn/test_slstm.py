@@ -45,7 +45,10 @@ def constant_stabiliser(name: str, clamp):
 published = constant_stabiliser(
     "slstm_published", lambda raw: raw + stop_gradient(maximum(raw, 1.0) - raw)
 )
-tied = constant_stabiliser("slstm_tied", lambda raw: maximum(raw, 1.0))
+# As torch.maximum does: operands that tie get half of the gradient each.
+tied = constant_stabiliser(
+    "slstm_tied", lambda raw: 0.5 * maximum(raw, 1.0) + 0.5 * maximum(1.0, raw)
+)
 
 
 def start(n: float | None) -> Tensors:

@@ -48,7 +48,7 @@ def lengths_of(B: int, T: int) -> torch.Tensor:
 
 
 def options_of(names: tuple[str, ...], cell: Cell, shape: tuple[int, ...], dtype) -> dict:
-    B, T, N, D = shape
+    B, T, _, _ = shape
     g = torch.Generator().manual_seed(7)
     values = {
         "gradient_clip": 0.05,

@@ -36,9 +36,7 @@ def both_entries(cell, B: int, T: int, N: int, D: int, dtype: torch.dtype) -> No
     q = layer_problem(cell, B, T, N, D, 6, dtype)
     lengths = torch.randint(0, T + 1, (B,), generator=torch.Generator().manual_seed(0))
     options = {"lengths": lengths, "reverse": True}
-    assert_same_bits(
-        lambda: results(lambda a: layer(**a, function=cell, **options), q), dims
-    )
+    assert_same_bits(lambda: results(lambda a: layer(**a, function=cell, **options), q), dims)
 
 
 @CELLS
