@@ -16,15 +16,18 @@ FLAGS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 pytestmark = pytest.mark.slow
 
 
+def library(compiler: tuple[str, ...], name: str) -> Path:
+    """Where the compiler has it; the bare name where it has none."""
+    question = [*compiler, f"-print-file-name={name}"]
+    return Path(subprocess.run(question, capture_output=True, text=True).stdout.strip())
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
     """Where the toolchain compiles with the sanitizers and the process preloads their runtime."""
     compiler = find_compiler().command
-    asked = subprocess.run(
-        [*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True
-    )
-    runtime = Path(asked.stdout.strip())
-    if not runtime.is_absolute():
+    runtimes = [library(compiler, "libasan.so"), library(compiler, "libstdc++.so.6")]
+    if not runtimes[0].is_absolute():
         pytest.skip(f"{' '.join(compiler)} has no libasan.so (it comes with g++)")
     wrapper = tmp_path_factory.mktemp("compiler") / "sanitizing"
     wrapper.write_text(f'#!/bin/sh\nexec env -u LD_PRELOAD {" ".join(compiler)} "$@" {FLAGS}\n')
@@ -33,7 +36,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
         **os.environ,
         "CXX": str(wrapper),
         "FLASHRNN_CACHE": str(tmp_path_factory.mktemp("cache")),
-        "LD_PRELOAD": str(runtime.resolve()),
+        # the second so that the first finds what exceptions are thrown with
+        "LD_PRELOAD": " ".join(str(path.resolve()) for path in runtimes),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it keeps
         "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
     }
