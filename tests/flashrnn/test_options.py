@@ -29,7 +29,7 @@ OPTIONS = {
     "all": {
         "gradient_clip": 0.05,
         "gradient_cut": True,
-        "output_clip": 0.3,
+        "output_clip": 0.2,
         "zoneout": masks,
         "lengths": LENGTHS,
         "reverse": True,
@@ -122,23 +122,6 @@ def test_gradcheck(cell, name) -> None:
         return flashrnn(**dict(zip(p, tensors, strict=True)), function=cell, **options)
 
     assert torch.autograd.gradcheck(run, tuple(p.values()))
-
-
-def test_threads_and_runs_agree() -> None:
-    p = layer_problem(gru, 9, 70, 2, 40, 33, torch.float32)
-    lengths = torch.randint(1, 71, (9,), generator=torch.Generator().manual_seed(0))
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 2):
-            torch.set_num_threads(threads)
-            found.append(
-                results(lambda a: layer(**a, function=gru, lengths=lengths, reverse=True), p)
-            )
-    finally:
-        torch.set_num_threads(before)
-    for key, value in found[0].items():
-        assert torch.equal(value, found[1][key]), key
-        assert torch.equal(value, found[2][key]), key
 
 
 @pytest.mark.parametrize(
