@@ -29,7 +29,7 @@ def fresh(name: str, count: int, dtype: Dtype) -> int:
 
 def every_kernel(cell, shape, dtype) -> None:
     B, T, _, _ = shape
-    lengths = torch.tensor([(T, 0, T // 2)[b % 3] for b in range(B)])
+    lengths = torch.tensor([(T, 0, T // 2)[b % 3] for b in range(B)], dtype=torch.int64)
     for options in ({}, {"lengths": lengths, "reverse": True, "gradient_clip": 1.0}):
         p, q = problem(cell, *shape, dtype), layer_problem(cell, *shape, 7, dtype)
         run(cell, p, "cpu", **options)
