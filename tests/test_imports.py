@@ -20,7 +20,7 @@ FLASHRNN = [
     ["tiling"],
     ["runtime"],
     ["tunable", "api"],
-    ["families"],
+    ["nn", "families"],
     ["cli"],
 ]
 
