@@ -5,6 +5,16 @@ output, (h, c) = rnn(x)
 """
 
 from flashrnn.nn.any_cell import SLSTM, RNNLayer
+from flashrnn.nn.convert import Conversion, convert, from_torch
 from flashrnn.nn.torch_layout import GRU, LSTM, RNN
 
-__all__ = ["GRU", "LSTM", "RNN", "SLSTM", "RNNLayer"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "SLSTM",
+    "Conversion",
+    "RNNLayer",
+    "convert",
+    "from_torch",
+]

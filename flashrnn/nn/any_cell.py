@@ -65,9 +65,9 @@ class RNNLayer(Recurrent):
         """One direction of one layer as `flashrnn.layer` takes it."""
         N, D = self.num_heads, self.head_dim
         w, r, *rest = self._named(index)
-        b = rest.pop(0).view(-1, N, D) if self.bias else None
-        unit = rest[0].view(-1, N, D) if rest else None
-        W = w.view(len(self.cell.input), N, D, w.shape[1])
+        b = rest.pop(0).reshape(-1, N, D) if self.bias else None
+        unit = rest[0].reshape(-1, N, D) if rest else None
+        W = w.reshape(len(self.cell.input), N, D, w.shape[1])
         return Weights(W, self._recurrent(r), b, unit, None)
 
     def extra_repr(self) -> str:

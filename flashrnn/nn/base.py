@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from flashrnn.api import BACKENDS
 from flashrnn.errors import ArgumentError, BackendError, InputError, OptionError
 from flashrnn.ir.cell import DENSE, Cell
-from flashrnn.nn import inputs
+from flashrnn.nn import inputs, stack
 from flashrnn.nn.zoneout import rates
 
 Tensor = torch.Tensor
@@ -110,8 +110,8 @@ class Recurrent(torch.nn.Module):
         several heads have fewer inputs: 1/sqrt(head_dim) there.
         """
         for name, parameter in self.named_parameters():
-            inputs_ = self.head_dim if name.startswith("weight_hh") else self.hidden_size
-            bound = 1.0 / math.sqrt(inputs_)
+            recurrent = name.startswith("weight_hh")
+            bound = 1.0 / math.sqrt(self.head_dim if recurrent else self.hidden_size)
             torch.nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
@@ -130,8 +130,6 @@ class Recurrent(torch.nn.Module):
         are zero past its end, its final state is that at its own end, and the reverse direction
         begins there. Raises InputError, in torch.nn's words.
         """
-        from flashrnn.nn import stack
-
         batch = inputs.read(self, input, lengths)
         initial = inputs.initial(self, hx, batch)
         h, last = stack.run(self, batch.x, initial, batch.lengths)
@@ -177,7 +175,7 @@ class Recurrent(torch.nn.Module):
         if self.recurrent_dropout > 0 and self.training:
             weight = torch.nn.functional.dropout(weight, self.recurrent_dropout)
         G, N, D = len(self.cell.recurrent), self.num_heads, self.head_dim
-        return weight.view((G, N, D, -1) if self.cell.recurrence == DENSE else (G, N, D))
+        return weight.reshape((G, N, D, -1) if self.cell.recurrence == DENSE else (G, N, D))
 
     def _state(self, states: Sequence[Tensor]) -> State:
         return states[0] if len(states) == 1 else tuple(states)
@@ -203,7 +201,7 @@ class Recurrent(torch.nn.Module):
                 "dropout option adds dropout after all but last recurrent layer, so non-zero "
                 f"dropout expects num_layers greater than 1, but got dropout={dropout} and "
                 f"num_layers={layers}",
-                stacklevel=5,
+                stacklevel=4,
             )
         for name, kind in (("bias", bool), ("batch_first", bool), ("input_size", int),
                            ("hidden_size", int)):  # fmt: skip

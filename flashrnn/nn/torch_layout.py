@@ -34,9 +34,9 @@ class TorchLayout(Recurrent):
         b = None
         if self.bias:
             b_in, b_rec, *rest = rest
-            b = self._joined_bias(b_in.view(-1, N, D), b_rec.view(-1, N, D))
-        projection = rest[0].view(N, -1, D) if rest else None
-        return Weights(w.view(-1, N, D, w.shape[1]), self._recurrent(r), b, None, projection)
+            b = self._joined_bias(b_in.reshape(-1, N, D), b_rec.reshape(-1, N, D))
+        projection = rest[0].reshape(N, -1, D) if rest else None
+        return Weights(w.reshape(-1, N, D, w.shape[1]), self._recurrent(r), b, None, projection)
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
         """The cell's bias [G, N, D] from torch.nn's two."""
