@@ -15,6 +15,11 @@ Tensor = torch.Tensor
 class TorchLayout(Recurrent):
     """Parameters weight_ih, weight_hh, bias_ih, bias_hh and weight_hr as torch.nn has them."""
 
+    @property
+    def mode(self) -> str:
+        """torch.nn's name for the cell."""
+        return self.cell.name.upper()
+
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         rows = len(self.cell.input) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {
@@ -159,6 +164,11 @@ class RNN(TorchLayout):
             recurrent_dropout=recurrent_dropout, gradient_clip=gradient_clip, backend=backend,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
+
+    @property
+    def mode(self) -> str:
+        """torch.nn's name for the cell."""
+        return f"RNN_{self.nonlinearity.upper()}"
 
     def extra_repr(self) -> str:
         """Sizes, and every argument that is not its default."""
