@@ -100,6 +100,11 @@ class Recurrent(torch.nn.Module):
         """The parameters of each direction of each layer, in torch.nn's order."""
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
+    @property
+    def first_weight(self) -> Tensor:
+        """The first parameter: all have its dtype and device."""
+        return next(self._named(0))
+
     def flatten_parameters(self) -> None:
         """Accepted and without effect: the kernels take parameters from where they are."""
 

@@ -28,7 +28,8 @@ Direction = tuple[Callable[..., tuple[Tensor, ...]], Sequence[OptionalTensor]]
 
 def run(directions: Sequence[Direction], dims: Dims) -> list[tuple[Tensor, ...]]:
     """The results of each direction. dims: those of one recurrence."""
-    if len(directions) == 1 or not _worthwhile(dims) or not _alone(directions):
+    compiling = torch.compiler.is_compiling()
+    if len(directions) == 1 or compiling or not (_worthwhile(dims) and _alone(directions)):
         return [call(*tensors) for call, tensors in directions]
     (first, its), (second, others) = directions
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*its, *others)):
@@ -44,10 +45,9 @@ def _worthwhile(dims: Dims) -> bool:
 
 
 def _alone(directions: Sequence[Direction]) -> bool:
-    """Whether nobody looks who would miss a second thread: a compiler, a mode, a transform."""
+    """Whether nobody looks who would miss a second thread: a mode, a transform, a tracer."""
     return (
         all(t is None or t.device.type == "cpu" for _, tensors in directions for t in tensors)
-        and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None

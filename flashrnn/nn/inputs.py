@@ -63,7 +63,7 @@ def _unpacked(module: Recurrent, packed: PackedSequence) -> Batch:
 
 
 def _check(module: Recurrent, x: Tensor) -> None:
-    weight = module.all_weights[0][0]
+    weight = module.first_weight
     if x.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
         raise InputError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). Convert "
