@@ -209,7 +209,7 @@ class Recurrent(torch.nn.Module):
                 stacklevel=4,
             )
         for name, kind in (("bias", bool), ("batch_first", bool), ("input_size", int),
-                           ("hidden_size", int)):  # fmt: skip
+                           ("hidden_size", int), ("num_heads", int)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, kind):
                 got = type(value).__name__
