@@ -1,7 +1,8 @@
 """Both directions of a layer side by side: one in the caller's thread, one in a second.
 
-A direction keeps B * N threads busy, its rows and heads. Where there are more, the two run at once,
-each with half of the threads; otherwise one after the other, each with all. What is computed does
+A direction keeps B * N threads busy, its rows and heads; more of them share units and have to meet
+after every step. So where there are more, the two directions run at once, each with half of the
+threads and nobody to wait for; otherwise one after the other, each with all. What is computed does
 not depend on it: kernels give the same bits on any number of threads.
 """
 
@@ -16,8 +17,8 @@ from typing import Any, TypeVar
 import torch
 
 from flashrnn.dims import Dims
-from flashrnn.runtime import threads
 from flashrnn.runtime.launch import PARALLEL_PRODUCTS
+from flashrnn.runtime.threads import limited_threads, thread_count
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -41,7 +42,7 @@ def run(directions: Sequence[Direction], dims: Dims) -> list[tuple[Tensor, ...]]
 
 
 def _worthwhile(dims: Dims) -> bool:
-    return threads.count() > dims.B * dims.N and dims.products >= PARALLEL_PRODUCTS
+    return thread_count() > dims.B * dims.N and dims.products >= PARALLEL_PRODUCTS
 
 
 def _alone(directions: Sequence[Direction]) -> bool:
@@ -60,7 +61,7 @@ def _alone(directions: Sequence[Direction]) -> bool:
 
 def _at_once(first: Callable[[], Result], second: Callable[[], Result]) -> tuple[Result, Result]:
     """Run both, the second in another thread, each with half of the threads."""
-    share = max(1, threads.count() // 2)
+    share = max(1, thread_count() // 2)
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def elsewhere() -> Result:  # modes of autograd belong to a thread
@@ -68,7 +69,7 @@ def _at_once(first: Callable[[], Result], second: Callable[[], Result]) -> tuple
             return limited(second)
 
     def limited(call: Callable[[], Result]) -> Result:
-        with threads.limited(share):
+        with limited_threads(share):
             return call()
 
     other = _second_thread().submit(elsewhere)

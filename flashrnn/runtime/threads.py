@@ -18,7 +18,7 @@ def thread_count() -> int:
 
 
 @contextmanager
-def limited(threads: int) -> Iterator[None]:
+def limited_threads(threads: int) -> Iterator[None]:
     """Inside, calls from this thread take so many."""
     before = getattr(_local, "limit", None)
     _local.limit = threads

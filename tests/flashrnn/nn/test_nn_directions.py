@@ -8,7 +8,7 @@ import torch
 
 from flashrnn import nn
 from flashrnn.nn import directions
-from flashrnn.runtime import threads
+from flashrnn.runtime.threads import thread_count
 
 MODULES = {
     "lstm": lambda: nn.LSTM(5, 32, 2, bidirectional=True, dropout=0.2),
@@ -34,7 +34,7 @@ def seen(monkeypatch):
     def spy(first, second):
         def told(call):
             def run():
-                found.append((threading.get_ident(), threads.count()))
+                found.append((threading.get_ident(), thread_count()))
                 return call()
 
             return run
@@ -79,7 +79,7 @@ def test_same_bits(module, initial, two_threads, seen, monkeypatch) -> None:
     assert len(seen) == 6 * layers  # forward, backward, inference
     assert len({thread for thread, _ in seen}) > 1
     assert {share for _, share in seen} == {1}
-    assert threads.count() == 2
+    assert thread_count() == 2
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a, b)
 
