@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-from flashrnn.errors import BackendError
+from torch.autograd import forward_ad
 
 # The last arguments of every recurrence.
 OPTIONS = "Tensor? lengths, float gradient_clip, bool gradient_cut, bool reverse"
@@ -56,6 +55,15 @@ def plain(
     return cpu if function is None else _differentiable(cpu, function)
 
 
+def unsupported_transform() -> str | None:
+    """What the caller is inside that fused kernels do not carry, in words."""
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform (vmap, grad, jvp, ...)"
+    return "forward-mode differentiation" if forward_ad._current_level >= 0 else None
+
+
 def _differentiable(
     implementation: Callable[..., Any], function: type[torch.autograd.Function]
 ) -> Callable[..., Any]:
@@ -68,15 +76,3 @@ def _differentiable(
             return implementation(*arguments)
 
     return run
-
-
-def refuse_second_derivative() -> None:
-    """For the beginning of a backward pass whose results cannot be differentiated again.
-
-    Only create_graph=True enables gradients there; going on would silently return constants.
-    """
-    if torch.is_grad_enabled():
-        raise BackendError(
-            "the fused kernels have no second derivative (create_graph=True); "
-            'backend="reference" has derivatives of any order'
-        )
