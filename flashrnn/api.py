@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
+from flashrnn import autocast
 from flashrnn.dtypes import BY_NAME, STORED_IN_16_BITS
 from flashrnn.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.ir.variants import variant
-from flashrnn.options import NONE, Options
+from flashrnn.options import NONE, Options, check_carried
 from flashrnn.reference import reference
+from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
+from flashrnn.runtime.registry import unsupported_transform
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "cpu", "reference")
@@ -74,6 +77,7 @@ def flashrnn(
     (Pöppel et al., 2024).
     """
     cell = cell_of(function)
+    Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)
     _check(cell, Wx, R, b, states, parameters)
     options = _options(gradient_clip, gradient_cut, reverse)
     lengths = _lengths(lengths, Wx)
@@ -83,7 +87,12 @@ def flashrnn(
         b = None if b is None else torch.cat((b, b.new_zeros((len(cell.states), *b.shape[1:]))))
     cell = _variant(cell, output_clip, zoneout is not None, gradient_cut)
     backend = chosen_backend(backend, Wx)
+    check_carried(
+        backend, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
+        zoneout=zoneout, lengths=lengths, reverse=reverse,
+    )  # fmt: skip
     if backend == "reference":
+        check_lengths(lengths, Wx.shape[1])
         return reference(Wx, R, b, states, cell, parameters, lengths, options)
     _check_cpu(Wx, "Wx")
 
@@ -121,6 +130,7 @@ def layer(
     held for the whole sequence; other back ends do just that. Raises as `flashrnn` does.
     """
     cell = cell_of(function)
+    x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ShapeError(f"x must be [B, T, I] (3 dimensions), got {shape}")
@@ -142,6 +152,10 @@ def layer(
         )  # fmt: skip
         return every[0], last
     _check_cpu(x, "x")
+    check_carried(
+        backend, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
+        zoneout=zoneout, lengths=lengths, reverse=reverse,
+    )  # fmt: skip
     options = _options(gradient_clip, gradient_cut, reverse)
     cell = _variant(cell, output_clip, False, gradient_cut)
     lengths = _lengths(lengths, x)
@@ -185,19 +199,16 @@ def _variant(cell: Cell, output_clip: float | None, zoneout: bool, cut: bool) ->
 
 
 def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
-    """The lengths as the kernels read them, checked against x [B, T, ...]."""
+    """The lengths as the kernels read them, for x [B, T, ...]; who runs them checks their range."""
     if lengths is None:
         return None
-    B, T = x.shape[0], x.shape[1]
+    B = x.shape[0]
     if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.is_complex():
         kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
         raise DtypeError(f"lengths must be a tensor of integers, got {kind}")
     if tuple(lengths.shape) != (B,):
         raise ShapeError(f"lengths [B] is {tuple(lengths.shape)}, but there are B = {B} rows")
-    lengths = lengths.to("cpu", torch.int64).contiguous()
-    if B and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
-        raise ShapeError(f"lengths must lie between 0 and T = {T}, got {lengths.tolist()}")
-    return lengths
+    return lengths.to("cpu", torch.int64).contiguous()
 
 
 def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
@@ -209,6 +220,9 @@ def choose_backend(Wx: Tensor) -> Choice:
     """What backend="auto" takes for such a tensor, and why."""
     if Wx.device.type != "cpu":
         return Choice("reference", f"no fused kernels for device {Wx.device} yet")
+    transform = unsupported_transform()
+    if transform is not None:
+        return Choice("reference", f"fused kernels do not carry {transform}")
     if Wx.dtype in STORED_IN_16_BITS:
         return Choice("cpu", f"fused C++ kernels take {Wx.dtype} and compute in float32 on a CPU")
     if not _has_kernel(Wx):
@@ -230,6 +244,11 @@ def _has_kernel(x: Tensor) -> bool:
 def _check_cpu(x: Tensor, name: str) -> None:
     if x.device.type != "cpu":
         raise DeviceError(f'backend="cpu" needs CPU tensors, {name} is on {x.device}')
+    transform = unsupported_transform()
+    if transform is not None:
+        raise BackendError(
+            f'backend="cpu" does not carry {transform}; backend="reference" does, slowly'
+        )
     if not _has_kernel(x):
         known = ", ".join((*BY_NAME, *(str(d).removeprefix("torch.") for d in STORED_IN_16_BITS)))
         raise DtypeError(

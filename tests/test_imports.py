@@ -19,6 +19,7 @@ FLASHRNN = [
     ["emit"],
     ["tiling"],
     ["runtime"],
+    ["autocast"],
     ["tunable", "api"],
     ["nn", "families"],
     ["cli"],

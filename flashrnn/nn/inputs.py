@@ -102,7 +102,8 @@ def initial(module: Recurrent, hx: State | None, batch: Batch) -> tuple[Tensor, 
         if tuple(s.shape) != expected_size:
             which = f"hidden[{k}]" if several else "hidden"
             raise InputError(f"Expected {which} size {expected_size}, got {list(s.shape)}")
-        if s.dtype != batch.x.dtype or s.device != batch.x.device:
+        alike = s.dtype == batch.x.dtype or torch._C._is_any_autocast_enabled()
+        if not alike or s.device != batch.x.device:
             raise InputError(
                 f"Input and hidden tensors are not alike: input is {batch.x.dtype} on "
                 f"{batch.x.device}, {name}_0 is {s.dtype} on {s.device}"

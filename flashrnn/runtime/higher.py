@@ -45,6 +45,7 @@ class _Gradients(torch.autograd.Function):
         *tensors: OptionalTensor,
     ) -> tuple[OptionalTensor, ...]:
         ctx.slow, ctx.count = slow, count
+        ctx.device = next(x.device.type for x in tensors if x is not None)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         return fused()
@@ -52,7 +53,7 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *seconds: OptionalTensor) -> tuple[OptionalTensor, ...]:
         further = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(ctx.device, enabled=False):
             tensors = [_leaf(x, further) for x in ctx.saved_tensors]
             inputs, cotangents = tensors[: ctx.count], tensors[ctx.count :]
             results = ctx.slow(*inputs)

@@ -17,7 +17,7 @@ from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import Options
 from flashrnn.reference import reference
 from flashrnn.runtime import higher, launch, pool, surround
-from flashrnn.runtime.arguments import contiguous, innermost_contiguous, unit_weights
+from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
 from flashrnn.runtime.registry import OPTIONS, define, plain
 from flashrnn.tiling.cpu import owns_input
 
@@ -46,6 +46,7 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states [S or 1, T, B, N, D] after each step, the last ones, and what is saved."""
+    check_lengths(lengths, x.shape[1])
     cell = cell_of(name)
     B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
     dims, S, dtype = Dims(B, T, N, D), len(cell.states), dtype_of(x.dtype)

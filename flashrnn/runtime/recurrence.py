@@ -18,6 +18,7 @@ from flashrnn.options import Options
 from flashrnn.reference import reference
 from flashrnn.runtime import higher, launch, pool, surround
 from flashrnn.runtime.arguments import (
+    check_lengths,
     contiguous,
     innermost_contiguous,
     of_gates,
@@ -47,6 +48,7 @@ def _forward(
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_lengths(lengths, wx.shape[1])
     cell = cell_of(name)
     wx = innermost_contiguous(wx)
     B, T, _, N, D = wx.shape

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from flashrnn.errors import BackendError
+
 # The last arguments of every recurrence.
 OPTIONS = "Tensor? lengths, float gradient_clip, bool gradient_cut, bool reverse"
 
@@ -68,6 +70,8 @@ def _differentiable(
     implementation: Callable[..., Any], function: type[torch.autograd.Function]
 ) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(arguments)
         if torch.is_grad_enabled() and any(
             isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
         ):
@@ -76,3 +80,10 @@ def _differentiable(
             return implementation(*arguments)
 
     return run
+
+
+def _refuse_tangents(arguments: tuple[Any, ...]) -> None:
+    """A kernel reads a dual tensor's value and would lose its tangent without a word."""
+    for a in arguments:
+        if isinstance(a, torch.Tensor) and forward_ad.unpack_dual(a).tangent is not None:
+            raise BackendError("fused kernels do not carry forward-mode differentiation")
