@@ -52,3 +52,7 @@ class InputError(FlashRNNError, RuntimeError, ValueError):
     Worded as torch.nn words it where it has words for it, and both of the kinds that torch.nn
     raises, so that code which catches or matches those keeps working.
     """
+
+
+class ExportError(FlashRNNError):
+    """A recurrence that cannot be written in the format it is exported to."""
