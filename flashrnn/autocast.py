@@ -16,9 +16,12 @@ def cast(first: Tensor, *rest: Tensor | None) -> tuple[Any, ...]:
     gates in float32 and round what they return, as torch.nn.LSTM does. Absent ones stay absent.
     """
     tensors = (first, *rest)
-    if not isinstance(first, Tensor) or not torch.is_autocast_enabled(first.device.type):
+    if not torch._C._is_any_autocast_enabled() or not isinstance(first, Tensor):
         return tensors
-    dtype = torch.get_autocast_dtype(first.device.type)
+    kind = first.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
     return tuple(
         x.to(dtype)
         if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64

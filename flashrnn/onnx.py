@@ -1,4 +1,4 @@
-"""ONNX export: cells become the operators LSTM, GRU and RNN where those compute the same, else Scan.
+"""ONNX export: cells become LSTM, GRU and RNN where those operators compute the same, else Scan.
 
 `export` is torch.onnx.export with the translations of this library's operators. Each head is an
 ONNX operator of its own, since R does not mix heads. `translations` can also be passed by hand:

@@ -11,7 +11,6 @@ import torch.multiprocessing as mp
 
 import flashrnn
 
-KINDS = ["ddp", "fsdp2"]
 WORLD, B, T, INPUTS = 2, 4, 6, 5
 
 
@@ -66,7 +65,8 @@ def worker(rank: int, kind: str, rendezvous: str, folder: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_equal_one(kind, tmp_path) -> None:
     model, x = model_and_batch()
     train(model, x)
