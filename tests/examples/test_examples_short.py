@@ -70,7 +70,7 @@ def test_licences(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_licences_does_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
     licences = load("licences")
-    monkeypatch.setattr(licences, "licence_texts", lambda: [])
+    monkeypatch.setattr(licences, "licence_texts", list)
     assert len(licences.corpus()) > licences.LEAST_CHARACTERS
 
 
