@@ -23,6 +23,8 @@ FLOAT32 = Dtype("float32", torch.float32, "float", 4)
 FLOAT64 = Dtype("float64", torch.float64, "double", 8)
 
 BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}
+# Kept in 16 bits and computed in float32, where kernels carry no such type.
+STORED_IN_16_BITS = (torch.bfloat16, torch.float16)
 _BY_TORCH = {d.torch: d for d in BY_NAME.values()}
 
 

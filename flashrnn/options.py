@@ -5,7 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from flashrnn.errors import OptionError
+from flashrnn.errors import BackendError, OptionError
+
+# Every option of `flashrnn` and `layer`, and the back ends that carry it.
+CARRIED: dict[str, tuple[str, ...]] = {
+    "gradient_clip": ("cpu", "reference"),
+    "gradient_cut": ("cpu", "reference"),
+    "output_clip": ("cpu", "reference"),
+    "zoneout": ("cpu", "reference"),
+    "lengths": ("cpu", "reference"),
+    "reverse": ("cpu", "reference"),
+}
+
+
+def check_carried(backend: str, **asked: object) -> None:
+    """Raise BackendError where an option is asked for (not None or False) that is not carried."""
+    for name, value in asked.items():
+        if value is not None and value is not False and backend not in CARRIED[name]:
+            raise BackendError(
+                f"backend={backend!r} does not carry the option {name}; these do: "
+                f"{', '.join(CARRIED[name])}"
+            )
 
 
 @dataclass(frozen=True)

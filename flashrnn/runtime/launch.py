@@ -16,6 +16,7 @@ from flashrnn.passes.lower import lower
 from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
+from flashrnn.runtime.threads import thread_count
 
 Tensor = torch.Tensor
 
@@ -43,7 +44,7 @@ class Kernel:
         self.library = plan.library
         self.needed: dict[object, int] = {}
         self._layout = _LAYOUTS[plan.direction]
-        threads = torch.get_num_threads()
+        threads = thread_count()
         tiling = plan.tiling
         self._sizes = (
             *(dims.B, dims.T, dims.N, dims.D),
@@ -168,7 +169,7 @@ _kernels: dict[tuple[object, ...], tuple[Plan, Kernel]] = {}
 
 def kernel_for(cell: Cell, direction: str, like: Tensor, dims: Dims) -> Kernel:
     """The kernel for these sizes, in the dtype of `like`, with the current number of threads."""
-    dtype, threads = dtype_of(like.dtype), torch.get_num_threads()
+    dtype, threads = dtype_of(like.dtype), thread_count()
     plan = plan_for(cell, direction, dtype, dims, threads)
     key = (cell, direction, dtype.name, dims.B, dims.T, dims.N, dims.D, threads)
     known = _kernels.get(key)

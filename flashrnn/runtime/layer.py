@@ -15,9 +15,10 @@ from flashrnn.dtypes import dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import Options
-from flashrnn.runtime import launch, pool, surround
-from flashrnn.runtime.arguments import contiguous, innermost_contiguous, unit_weights
-from flashrnn.runtime.registry import OPTIONS, define, plain, refuse_second_derivative
+from flashrnn.reference import reference
+from flashrnn.runtime import higher, launch, pool, surround
+from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
+from flashrnn.runtime.registry import OPTIONS, define, plain
 from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
@@ -45,6 +46,7 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states [S or 1, T, B, N, D] after each step, the last ones, and what is saved."""
+    check_lengths(lengths, x.shape[1])
     cell = cell_of(name)
     B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
     dims, S, dtype = Dims(B, T, N, D), len(cell.states), dtype_of(x.dtype)
@@ -142,7 +144,7 @@ class _Layer(torch.autograd.Function):
         run = plain(torch.ops.flashrnn.layer_training.default, _training_cpu)
         states, last, saved = run(x, w, r, bias, parameters, initial, *rest)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, w, r, parameters, initial, states, saved, rest[1])
+        ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, rest[1])
         ctx.rest = rest
         return states[0].transpose(0, 1), last
 
@@ -150,14 +152,35 @@ class _Layer(torch.autograd.Function):
     def backward(
         ctx: Any, d_h: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
-        refuse_second_derivative()
+        *inputs, states, saved, lengths = ctx.saved_tensors
+        x, w, r, _, parameters, initial = inputs
         need = list(ctx.needs_input_grad[:6])
-        run = plain(torch.ops.flashrnn.layer_backward.default, _backward_cpu)
         cell, _, *options = ctx.rest
-        *tensors, lengths = ctx.saved_tensors
-        grads = run(*tensors, d_h, d_last, need, cell, lengths, *options)
-        given = (g if n else None for g, n in zip(grads, need, strict=True))
-        return (*given, *(None for _ in ctx.rest))
+        run = plain(torch.ops.flashrnn.layer_backward.default, _backward_cpu)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            grads = run(
+                x, w, r, parameters, initial, states, saved, d_h, d_last, need, cell, lengths,
+                *options,
+            )  # fmt: skip
+            return tuple(g if n else None for g, n in zip(grads, need, strict=True))
+
+        def slow(
+            x: Tensor,
+            w: Tensor,
+            r: Tensor,
+            bias: OptionalTensor,
+            parameters: OptionalTensor,
+            initial: OptionalTensor,
+        ) -> tuple[Tensor, Tensor]:
+            wx = torch.nn.functional.linear(x, w.flatten(0, 2)).unflatten(2, w.shape[:3])
+            every, last = reference(
+                wx, r, bias, initial, cell, parameters, lengths, Options(*options)
+            )
+            return every[0], last
+
+        grads = higher.gradients(fused, slow, inputs, (d_h, d_last))
+        return (*grads, *(None for _ in ctx.rest))
 
 
 def _states_fake(x: Tensor, w: Tensor, states: int) -> Tensor:

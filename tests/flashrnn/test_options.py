@@ -110,6 +110,18 @@ def test_reverse_is_a_flip_of_each_row(cell) -> None:
         torch.testing.assert_close(last[:, b], alone_last[:, 0], rtol=1e-12, atol=1e-13)
 
 
+def test_a_rate_of_zoneout_is_a_mean() -> None:
+    """Between 0 and 1 a state is as much of the old and of the new one; no gradient to the rate."""
+    p = problem(gru, B, 1, N, D, torch.float64)
+    rate = torch.rand(1, B, 1, N, D, dtype=torch.float64, requires_grad=True)
+    new, _ = flashrnn(**p, function=gru)
+    for backend in ("cpu", "reference"):
+        kept, _ = flashrnn(**p, function=gru, zoneout=rate, backend=backend)
+        torch.testing.assert_close(kept, rate * p["states"] + (1 - rate) * new)
+        (d_rate,) = torch.autograd.grad(kept.sum(), rate, allow_unused=True)
+        assert d_rate is None or (d_rate == 0).all()
+
+
 @pytest.mark.parametrize("name", ["lengths", "reverse", "output", "zoneout"])
 @pytest.mark.parametrize("cell", [lstm, gru, elman], ids=lambda c: c.name)
 def test_gradcheck(cell, name) -> None:
