@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from flashrnn import autocast
 from flashrnn.dtypes import BY_NAME, STORED_IN_16_BITS
@@ -18,7 +19,7 @@ from flashrnn.reference import reference
 from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
-from flashrnn.runtime.registry import unsupported_transform
+from flashrnn.runtime.registry import unsupported_transform, watched
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "cpu", "reference")
@@ -130,6 +131,13 @@ def layer(
     held for the whole sequence; other back ends do just that. Raises as `flashrnn` does.
     """
     cell = cell_of(function)
+    form = None
+    if lengths is None and zoneout is None and not _special():
+        flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
+        form = (*flags, *map(_form, (x, W, R, b, states, parameters)))
+        checked = _checked.get(form)
+        if checked is not None:
+            return run_layer(checked[0], x, W, R, b, parameters, states, None, checked[1])
     x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -159,6 +167,10 @@ def layer(
     options = _options(gradient_clip, gradient_cut, reverse)
     cell = _variant(cell, output_clip, False, gradient_cut)
     lengths = _lengths(lengths, x)
+    if form is not None and x.dtype not in STORED_IN_16_BITS:
+        if len(_checked) >= MOST_CHECKED:
+            _checked.clear()
+        _checked[form] = cell, options
 
     def run(
         x: Tensor,
@@ -171,6 +183,22 @@ def layer(
         return run_layer(cell, x, W, R, b, parameters, states, lengths, options)
 
     return _in_kernel_dtype(run, x, W, R, b, states, parameters)
+
+
+# Arguments of layers that were found in order: checking the next ones like them would cost as much
+# as a small kernel. A stream of ever new lengths must not fill the memory.
+_checked: dict[tuple[object, ...], tuple[Cell, Options]] = {}
+MOST_CHECKED = 1024
+
+
+def _form(x: Tensor | None) -> object:
+    """All of a tensor that checks look at."""
+    return (x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x)
+
+
+def _special() -> bool:
+    """Whether a call's surroundings have a say in it."""
+    return watched() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu")
 
 
 def _in_kernel_dtype(

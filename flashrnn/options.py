@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from flashrnn.errors import BackendError, OptionError
 
@@ -53,3 +54,9 @@ class Options:
 
 
 NONE = Options()
+
+
+@lru_cache(maxsize=256)
+def options_of(gradient_clip: float, gradient_cut: bool, reverse: bool) -> Options:
+    """The options, made and checked once."""
+    return Options(gradient_clip, gradient_cut, reverse)

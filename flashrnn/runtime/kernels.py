@@ -41,6 +41,7 @@ class Plan:
     tuned: the tiling was remembered from tuning, not chosen by the cost model.
     """
 
+    cell: Cell
     direction: str
     library: Library
     tiling: CpuTiling
@@ -60,7 +61,7 @@ def plan_for(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int)
         remembered = _remembered(problem, device)
         tiling = remembered or cpu.default(problem, device)
         library = load(problem, tiling, device)
-        known = cache.generation(), Plan(direction, library, tiling, remembered is not None)
+        known = cache.generation(), Plan(cell, direction, library, tiling, remembered is not None)
         _plans[key] = known
     return known[1]
 

@@ -14,7 +14,7 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.options import Options
+from flashrnn.options import Options, options_of
 from flashrnn.reference import reference
 from flashrnn.runtime import higher, launch, pool, surround
 from flashrnn.runtime.arguments import (
@@ -52,15 +52,14 @@ def _forward(
     cell = cell_of(name)
     wx = innermost_contiguous(wx)
     B, T, _, N, D = wx.shape
-    dims, S = Dims(B, T, N, D), len(cell.states)
+    S = len(cell.states)
     states = launch.empty_sequence(wx, (S,), (N, D))
     last = wx.new_empty((S, B, 1, N, D))
-    dtype = dtype_of(wx.dtype)
-    saved = pool.empty(launch.saved_shape(cell, dims, dtype) if save else (0,), dtype)
-    kernel = launch.kernel_for(cell, FORWARD, wx, dims)
+    kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D)
+    saved = pool.empty(kernel.saved_shape if save else (0,), kernel.dtype)
     r, bias, initial = r.contiguous(), contiguous(bias), contiguous(initial)
     weights, kept = unit_weights(cell, r, parameters), saved if save else None
-    options = Options(clip, cut, reverse)
+    options = options_of(clip, cut, reverse)
     kernel.run(kernel.forward(wx, r, bias, weights, initial, states, last, kept, lengths, options))
     return states, last, saved
 
@@ -92,7 +91,7 @@ def _backward_cpu(
     declared = cell_of(cell)
     need_wx, need_r, need_bias, need_parameters, need_initial = need
     S, B, T, N, D = states.shape
-    dims, dense = Dims(B, T, N, D), declared.recurrence == DENSE
+    dense = declared.recurrence == DENSE
     weights, initial = unit_weights(declared, r, parameters), contiguous(initial)
     K = 0 if weights is None else weights.shape[0]
     none = r.new_empty(0)
@@ -101,16 +100,16 @@ def _backward_cpu(
     d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else None
     d_r = r.new_empty(r.shape) if need_r and dense else None
     d_bias = r.new_empty((len(declared.gates), N, D)) if need_bias else None
-    kernel = launch.kernel_for(declared, BACKWARD, states, dims)
+    kernel = launch.kernel_for(declared, BACKWARD, states.dtype, B, T, N, D)
     packed_r, d_last = r.contiguous(), contiguous(d_last)
     d_states = None if d_states is None else innermost_contiguous(d_states)
-    options = Options(clip, cut, reverse)
+    options = options_of(clip, cut, reverse)
     arguments = kernel.backward(
         packed_r, weights, initial, states, saved, d_states, d_last, d_gates, d_initial, each,
         lengths, options,
     )  # fmt: skip
     surround.backward(
-        kernel, arguments, declared, dims, None, None, K, None, None, d_r, d_bias, d_weights
+        kernel, arguments, declared, None, None, K, None, None, d_r, d_bias, d_weights
     )
     if T == 0 and d_initial is not None:
         d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()

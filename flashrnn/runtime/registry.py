@@ -47,14 +47,19 @@ def plain(
     The dispatcher costs 10 µs a call. It is needed where somebody looks: while compiling or
     tracing, inside a mode or a transform.
     """
-    if (
+    if watched():
+        return operator
+    return cpu if function is None else _differentiable(cpu, function)
+
+
+def watched() -> bool:
+    """Whether somebody looks at each operator: a compiler, a tracer, a mode or a transform."""
+    return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
-    ):
-        return operator
-    return cpu if function is None else _differentiable(cpu, function)
+    )
 
 
 def unsupported_transform() -> str | None:

@@ -92,13 +92,13 @@ class CpuProblem:
         }[self.direction]
 
 
-def owns_input(dims: Dims) -> bool:
+def owns_input(B: int) -> bool:
     """Whether a layer's forward kernel should own the input product.
 
     With a few rows every vector of W that it fetches serves them all, and the products never
     leave the registers; with fewer, one product for all steps reuses W better.
     """
-    return dims.B >= TYPICAL_ROWS
+    return B >= TYPICAL_ROWS
 
 
 def model(problem: CpuProblem, device: Device) -> Model:
