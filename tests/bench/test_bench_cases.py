@@ -12,7 +12,7 @@ import torch
 
 import flashrnn.cells
 from bench import peers
-from bench.errors import Disagreement, MissingPeer, UnknownChoice
+from bench.errors import Disagreement, MissingPeer, PeerFailed, UnknownChoice
 from bench.layers.cases import Case, Judges, case_of, verify
 from bench.layers.plan import every_subject, subject
 from bench.layers.problem import (
@@ -159,6 +159,20 @@ def test_a_missing_or_wrong_gradient_is_found(lstm: tuple[Problem, Judges]) -> N
         verify(replace(made, contenders=(ours, replace(loop, read=without))), lstm[1])
     with pytest.raises(Disagreement, match=r"eager loop is wrong .* d_R"):
         verify(replace(made, contenders=(ours, replace(loop, read=doubled))), lstm[1])
+
+
+def test_a_peer_that_raises_is_named(lstm: tuple[Problem, Judges]) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    with pytest.raises(PeerFailed, match=r"other failed in lstm B=2 T=5 .*out of order; --peers"):
+        case_of(lstm[0], FORWARD, 1, {"other": broken})
+    made = case(lstm[0], FORWARD, "loop")
+    ours, loop = made.contenders
+    with pytest.raises(PeerFailed, match="eager loop failed"):
+        verify(replace(made, contenders=(ours, replace(loop, call=broken))), lstm[1])
+    with pytest.raises(RuntimeError, match="out of order"):
+        verify(replace(made, contenders=(replace(ours, call=broken), loop)), lstm[1])
 
 
 def test_the_work_of_a_case() -> None:

@@ -168,7 +168,6 @@ def test_threads_are_set_for_everyone_and_given_back() -> None:
         with confined(count):
             assert torch.get_num_threads() == count
             assert len(os.sched_getaffinity(0)) == min(count, len(allowed))
-            assert Device.current().cores >= len(allowed) or Device.current().cores >= 1
     assert torch.get_num_threads() == before and os.sched_getaffinity(0) == allowed
 
 
