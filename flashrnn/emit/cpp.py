@@ -174,8 +174,7 @@ def emit_assignments(
             names[node] = inputs[(node.kind, node.name)]
         elif node not in fused.values():
             names[node] = f"x{len(lines)}"
-            boolean = OPS[node.op].boolean
-            kind = "auto" if boolean else "Vec"
+            kind = "auto" if node.is_condition else "Vec"
             text = _fma(node, fused[node], names) if node in fused else _spell(node, names)
             lines.append(f"{indent}const {kind} {names[node]} = {text};")
     lines += [

@@ -49,8 +49,8 @@ def choose_saved(
     graph: nx.DiGraph = nx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
     for node in priced:
-        boolean = node.op != INPUT and OPS[node.op].boolean
-        graph.add_edge(("need", node), ("open", node), capacity=math.inf if boolean else SAVE_COST)
+        save = math.inf if node.is_condition else SAVE_COST
+        graph.add_edge(("need", node), ("open", node), capacity=save)
         price = math.inf if node.op == INPUT else OPS[node.op].cost
         graph.add_edge(("open", node), "sink", capacity=price)
         for argument in set(node.arguments) & set(priced):

@@ -26,7 +26,7 @@ def simplify(roots: Iterable[Expression]) -> list[Expression]:
 def _rewrite(node: Expression) -> Expression:
     if node.op in (CONSTANT, INPUT):
         return node
-    if all(a.op == CONSTANT for a in node.arguments) and not OPS[node.op].boolean:
+    if all(a.op == CONSTANT for a in node.arguments) and not node.is_condition:
         return _fold(node)
     rule = _RULES.get(node.op)
     simpler = rule(*node.arguments) if rule else None
