@@ -118,11 +118,37 @@ class Expression:
         return product
 
     def __repr__(self) -> str:
-        if self.op == CONSTANT:
-            return f"{self.value:g}"
-        if self.op == INPUT:
-            return f"{self.kind}.{self.name}"
-        return f"{self.op}({', '.join(map(repr, self.arguments))})"
+        """As a cell would write it: g.f gates, s.c states, p.w parameters, new.c new states."""
+        return _text(self, 0, DEEPEST)
+
+
+def _text(node: Expression, rank: int, depth: int) -> str:
+    """The node as an operand of an operation of that rank, in parentheses where it needs them."""
+    if node.op == CONSTANT:
+        return f"{node.value:g}"
+    if node.op == INPUT:
+        return f"{_LETTERS.get(node.kind, node.kind)}.{node.name}"
+    if depth == 0:
+        return "…"
+    if node.op not in _SIGNS:
+        return f"{node.op}({', '.join(_text(a, 0, depth - 1) for a in node.arguments)})"
+    sign, own = _SIGNS[node.op]
+    # the second operand of - and / binds more closely than the first
+    operands = [_text(a, own + (k > 0), depth - 1) for k, a in enumerate(node.arguments)]
+    text = f" {sign} ".join(operands) if len(operands) > 1 else sign + operands[0]
+    return f"({text})" if own < rank else text
+
+
+# Operations within operations that are written out: a shared operand may stand in many places.
+DEEPEST = 8
+_SIGNS = {
+    "equal": ("==", 0), "less": ("<", 0), "less_equal": ("<=", 0), "add": ("+", 1),
+    "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "neg": ("-", 3),
+}  # fmt: skip
+_LETTERS = {
+    "gate": "g", "state": "s", "parameter": "p", "recurrent": "R", "new_state": "new",
+    "cotangent": "d_new",
+}  # fmt: skip
 
 
 def _intern(

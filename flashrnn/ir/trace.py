@@ -23,6 +23,8 @@ class Symbols:
     """Attribute access to the inputs of one kind."""
 
     __slots__ = ("__symbols", "__what")
+    __symbols: Mapping[str, Expression]
+    __what: str
 
     def __init__(self, what: str, symbols: Mapping[str, Expression]) -> None:
         object.__setattr__(self, "_Symbols__what", what)
@@ -33,9 +35,7 @@ class Symbols:
             return self.__symbols[name]
         except KeyError:
             known = ", ".join(self.__symbols) or "none"
-            raise CellError(
-                f"the cell has no {self.__what} {name!r}; declared: {known}"
-            ) from None
+            raise CellError(f"the cell has no {self.__what} {name!r}; declared: {known}") from None
 
     def __setattr__(self, name: str, value: object) -> None:
         raise CellError(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import NAMES, problem
 
-from flashrnn import cell, cell_names, equal, reference, sigmoid, where
+from flashrnn import cell, cell_names, equal, reference, where
 from flashrnn.cells import indrnn, slstm
 from flashrnn.errors import CellError
 from flashrnn.ir.cell import cell_of
@@ -47,7 +47,8 @@ def test_a_cell_is_known_by_name_and_by_content() -> None:
     assert cell_of("fine") is first
     again = declare(fine)
     assert again.key == first.key
-    other = cell(gates="a b", states="h c")(_renamed("fine", lambda g, s: {"h": g.b, "c": s.c + g.a}))
+    changed = _renamed("fine", lambda g, s: {"h": g.b, "c": s.c + g.a})
+    other = declare(changed)
     assert other.key != first.key
     assert cell_of(first.key).new_states == first.new_states
 
