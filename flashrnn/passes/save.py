@@ -35,8 +35,8 @@ _FORWARD = frozenset({"gate", "state", "parameter", "recurrent", "new_state", "s
 class Saved:
     """saved: forward expressions to store, in order. backward: the roots in terms of them.
 
-    instead: per saved expression, what the cheapest choice that does not store it would pay in
-    the place of its SAVE_COST; infinity where there is none.
+    instead: per saved expression, what doing without would cost in the place of its SAVE_COST: its
+    operation, and whatever that reads, saved or recomputed; infinity for what only a gate holds.
     """
 
     saved: tuple[Expression, ...]
@@ -58,14 +58,16 @@ def choose_saved(
     }
     backward = substitute(backward, at_hand)
     graph = _choices(backward)
-    cost, (inside, _outside) = nx.minimum_cut(graph, "source", "sink")
+    _, (inside, _outside) = nx.minimum_cut(graph, "source", "sink")
     needs = [n for n in walk(backward) if ("need", n) in graph]
     chosen = [n for n in needs if ("need", n) in inside and ("open", n) not in inside]
-    instead = [SAVE_COST + _cost_without(graph, n) - cost for n in chosen]
+    opened = _opened(backward, set(chosen))
     names = {e: leaf("saved", str(k)) for k, e in enumerate(chosen)}
     in_forward = {new: e for e, new in at_hand.items()}  # there, the new states are being computed
     return Saved(
-        tuple(substitute(chosen, in_forward)), tuple(substitute(backward, names)), tuple(instead)
+        tuple(substitute(chosen, in_forward)),
+        tuple(substitute(backward, names)),
+        tuple(opened[n] for n in chosen),
     )
 
 
@@ -94,14 +96,17 @@ def _choices(backward: Sequence[Expression]) -> nx.DiGraph:
     return graph
 
 
-def _cost_without(graph: nx.DiGraph, node: Expression) -> float:
-    """The least cost if this value is not saved."""
-    other = graph.copy()
-    other[("need", node)][("open", node)]["capacity"] = math.inf
-    try:
-        return float(nx.minimum_cut_value(other, "source", "sink"))
-    except nx.NetworkXUnbounded:
-        return math.inf
+def _opened(backward: Sequence[Expression], saved: set[Expression]) -> dict[Expression, float]:
+    """Per forward value, the cost of computing it where only what is saved is at hand."""
+    opened: dict[Expression, float] = {}
+    price: dict[Expression, float] = {}
+    for node in forward_nodes(backward):
+        if node.op in OPS:
+            opened[node] = OPS[node.op].cost + sum(price[a] for a in node.arguments)
+        else:
+            opened[node] = math.inf if node.kind == "gate" else 0.0
+        price[node] = 0.0 if node in saved else min(opened[node], SAVE_COST)
+    return opened
 
 
 def forward_nodes(roots: Sequence[Expression]) -> dict[Expression, None]:

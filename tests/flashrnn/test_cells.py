@@ -67,7 +67,8 @@ def loop(step, arguments, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def hold(cell, shape, dtype) -> None:
-    p = problem(cell, *shape, dtype)
+    # with seed 0 and one unit a gradient cancels to a 70th of its terms, and so does its precision
+    p = problem(cell, *shape, dtype, seed=1)
     got, eager = run(cell, p, "cpu"), loop(STEPS[cell], p)
     exact = loop(STEPS[cell], cast(p, torch.float64))
     for name in got:

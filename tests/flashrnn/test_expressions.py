@@ -238,3 +238,10 @@ def test_what_is_emitted_depends_on_no_other_cell() -> None:
         return emit_cell(lower(built)).replace(a, "a").replace(b, "b")
 
     assert emitted("p1", "p2", "p1", "p2") == emitted("q1", "q2", "q2", "q1")
+
+
+def test_what_stop_gradient_hid_is_simplified() -> None:
+    built = cell(gates="a", states="h")(lambda g, s: {"h": ops.stop_gradient(-g.a) + s.h})
+    program = lower(built)
+    assert program.new_states == (leaf("state", "h") - leaf("gate", "a"),)
+    assert program.backward == (constant(0.0), leaf("cotangent", "h"))
