@@ -1,4 +1,4 @@
-"""LSTM with one gate for input and forgetting (CIFG in Greff et al. 2017, section 3)."""
+"""LSTM with one gate for input and forgetting (the CIFG variant of Greff et al. 2017)."""
 
 from flashrnn.ir.cell import cell
 from flashrnn.ir.ops import sigmoid, tanh

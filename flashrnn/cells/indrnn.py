@@ -1,4 +1,4 @@
-"""IndRNN: each unit sees its own past alone (Li et al. 2018, equation 4), with relu."""
+"""IndRNN: each unit sees its own past alone (Li et al. 2018), with relu."""
 
 from flashrnn.ir.cell import cell
 from flashrnn.ir.ops import maximum

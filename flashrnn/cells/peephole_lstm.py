@@ -1,4 +1,4 @@
-"""LSTM whose gates see the memory cell (Gers & Schmidhuber 2000, "Recurrent nets that time")."""
+"""LSTM whose gates see the cell state (Gers & Schmidhuber 2000, "Recurrent nets that time")."""
 
 from flashrnn.ir.cell import cell
 from flashrnn.ir.ops import sigmoid, tanh

@@ -144,9 +144,9 @@ struct Cell {{
 {forward}
   }}
 
-  // Of forward values, {len(program.saved)} are read as saved (price \
-{len(program.saved) * SAVE_COST:g}); operations that are done again (price
-  // {sum(again.values()):g}) are marked.
+  // Forward values: {len(program.saved)} are read as saved, for \
+{len(program.saved) * SAVE_COST:g}; others are recomputed where marked, for {sum(again.values()):g},
+  // in multiplications of a vector.
   template <class S, class Vec = typename S::Vec>
   static FLASHRNN_INLINE void backward([[maybe_unused]] const Vec* state,
                                        [[maybe_unused]] const Vec* next,

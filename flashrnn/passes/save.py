@@ -73,12 +73,12 @@ def choose_saved(
 
 def recomputed(backward: Sequence[Expression]) -> dict[Expression, float]:
     """The operations of such roots that need no cotangent, with their costs."""
-    return {n: OPS[n.op].cost for n in forward_nodes(backward) if n.op in OPS}
+    return {n: OPS[n.op].cost for n in _forward_nodes(backward) if n.op in OPS}
 
 
 def _choices(backward: Sequence[Expression]) -> nx.DiGraph:
     """Each forward value that the roots may need, between needing and opening it."""
-    forward = forward_nodes(backward)
+    forward = _forward_nodes(backward)
     priced = [n for n in forward if n.op != CONSTANT and not (n.op == INPUT and n.kind != "gate")]
     graph: nx.DiGraph = nx.DiGraph()
     graph.add_nodes_from(("source", "sink"))
@@ -100,7 +100,7 @@ def _opened(backward: Sequence[Expression], saved: set[Expression]) -> dict[Expr
     """Per forward value, the cost of computing it where only what is saved is at hand."""
     opened: dict[Expression, float] = {}
     price: dict[Expression, float] = {}
-    for node in forward_nodes(backward):
+    for node in _forward_nodes(backward):
         if node.op in OPS:
             opened[node] = OPS[node.op].cost + sum(price[a] for a in node.arguments)
         else:
@@ -109,7 +109,7 @@ def _opened(backward: Sequence[Expression], saved: set[Expression]) -> dict[Expr
     return opened
 
 
-def forward_nodes(roots: Sequence[Expression]) -> dict[Expression, None]:
+def _forward_nodes(roots: Sequence[Expression]) -> dict[Expression, None]:
     """Nodes that depend on forward inputs alone, in order."""
     forward: dict[Expression, None] = {}
     for node in walk(roots):

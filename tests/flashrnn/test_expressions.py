@@ -223,7 +223,7 @@ def test_the_emitted_source_tells_prices() -> None:
     assert "// g.i: 16, no other way" in text
     assert "math::exp<S>(x7);  // recomputed: 14" in text
     again = recomputed(lower(slstm).backward)
-    assert f"(price\n  // {sum(again.values()):g})" in text
+    assert f"are recomputed where marked, for {sum(again.values()):g},\n" in text
 
 
 def test_what_is_emitted_depends_on_no_other_cell() -> None:

@@ -42,8 +42,8 @@ struct Cell {
     save[3] = x5;  // tanh(g.n_in + sigmoid(g.r) * g.n_rec): 16, otherwise 36
   }
 
-  // Of forward values, 4 are read as saved (price 64); operations that are done again (price
-  // 6) are marked.
+  // Forward values: 4 are read as saved, for 64; others are recomputed where marked, for 6,
+  // in multiplications of a vector.
   template <class S, class Vec = typename S::Vec>
   static FLASHRNN_INLINE void backward([[maybe_unused]] const Vec* state,
                                        [[maybe_unused]] const Vec* next,

@@ -34,8 +34,8 @@ struct Cell {
     save[0] = x0;  // g.z + R.z * s.h: 16, otherwise 18
   }
 
-  // Of forward values, 1 are read as saved (price 16); operations that are done again (price
-  // 1) are marked.
+  // Forward values: 1 are read as saved, for 16; others are recomputed where marked, for 1,
+  // in multiplications of a vector.
   template <class S, class Vec = typename S::Vec>
   static FLASHRNN_INLINE void backward([[maybe_unused]] const Vec* state,
                                        [[maybe_unused]] const Vec* next,

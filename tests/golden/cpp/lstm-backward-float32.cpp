@@ -45,8 +45,8 @@ struct Cell {
     save[4] = x1;  // sigmoid(g.f): 16, otherwise 36
   }
 
-  // Of forward values, 5 are read as saved (price 80); operations that are done again (price
-  // 10) are marked.
+  // Forward values: 5 are read as saved, for 80; others are recomputed where marked, for 10,
+  // in multiplications of a vector.
   template <class S, class Vec = typename S::Vec>
   static FLASHRNN_INLINE void backward([[maybe_unused]] const Vec* state,
                                        [[maybe_unused]] const Vec* next,
