@@ -3,4 +3,12 @@
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ["FLASHRNN_CACHE"] = str(Path(__file__).parent.parent / ".pytest_cache" / "flashrnn")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what tests/golden should contain"
+    )

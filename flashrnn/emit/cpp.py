@@ -6,15 +6,21 @@ instantiate the schedule. It is meant to be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 from flashrnn.dtypes import Dtype
-from flashrnn.ir.expression import CONSTANT, INPUT, Expression, walk
-from flashrnn.ir.ops import OPS
+from flashrnn.emit.statements import emit_assignments
+from flashrnn.ir.expression import Expression, leaf
 from flashrnn.passes.lower import Program
+from flashrnn.passes.save import SAVE_COST, recomputed
 
 # LAYER is the forward pass of a kernel that owns the input product.
 FORWARD, LAYER, BACKWARD = "forward", "layer", "backward"
+
+# Characters of an expression in a comment.
+LONGEST = 50
 
 
 def emit_kernel(
@@ -82,6 +88,7 @@ using S = Simd<Real, {vector_bytes}>;
 """
 
 
+@lru_cache(maxsize=256)
 def emit_cell(program: Program) -> str:
     """The struct that csrc/cpu calls a Cell."""
     cell = program.cell
@@ -94,11 +101,14 @@ def emit_cell(program: Program) -> str:
     backward_inputs = {("new_state", s): f"next[{k}]" for k, s in enumerate(cell.states)}
     backward_inputs |= {("saved", str(k)): f"save[{k}]" for k in range(len(program.saved))}
     backward_inputs |= {("cotangent", s): f"d_next[{k}]" for k, s in enumerate(cell.states)}
+    again = recomputed(program.backward)
     forward = emit_assignments(
         [f"next[{k}]" for k in range(len(cell.states))]
         + [f"save[{k}]" for k in range(len(program.saved))],
         program.new_states + program.saved,
         forward_inputs | both,
+        _saving(program),
+        {},
     )
     backward = emit_assignments(
         [f"d_gate[{k}]" for k in range(len(cell.gates))]
@@ -106,10 +116,12 @@ def emit_cell(program: Program) -> str:
         + [f"d_weight[{k}]" for k in range(len(program.weights))],
         program.backward,
         both | backward_inputs,
+        {},
+        again,
     )
     return f"""\
 struct Cell {{
-  // gates: {" ".join(cell.gates)}; states: {" ".join(cell.states)}
+  // {_order(program)}
   static constexpr int gates = {len(cell.gates)}, states = {len(cell.states)};
   static constexpr int weights = {len(program.weights)}, saved = {len(program.saved)};
   static constexpr int recurrent = {len(recurrent)}, inputs = {len(cell.input)};
@@ -122,6 +134,8 @@ struct Cell {{
   static constexpr bool reads_state[] = {_booleans(reads_state)};
   static constexpr bool reads_next[] = {_booleans(reads_next)};
 
+  // What is saved for the backward pass: its price (written and read once), and that of doing
+  // without, in multiplications of a vector.
   template <class S, class Vec = typename S::Vec>
   static FLASHRNN_INLINE void forward(const Vec* gate, [[maybe_unused]] const Vec* state,
                                       [[maybe_unused]] const Vec* weight, Vec* next,
@@ -130,6 +144,9 @@ struct Cell {{
 {forward}
   }}
 
+  // Forward values: {len(program.saved)} are read as saved, for \
+{len(program.saved) * SAVE_COST:g}; others are recomputed where marked, for {sum(again.values()):g},
+  // in multiplications of a vector.
   template <class S, class Vec = typename S::Vec>
   static FLASHRNN_INLINE void backward([[maybe_unused]] const Vec* state,
                                        [[maybe_unused]] const Vec* next,
@@ -144,65 +161,26 @@ struct Cell {{
 """
 
 
-def emit_assignments(
-    targets: Sequence[str],
-    roots: Sequence[Expression],
-    inputs: Mapping[tuple[str, str], str],
-    indent: str = "    ",
-) -> str:
-    """Statements that assign each root to its target.
-
-    A product that a sum alone uses becomes one fused multiply-add.
-    """
-    uses: dict[Expression, int] = {}
-    for node in walk(roots):
-        for argument in node.arguments:
-            uses[argument] = uses.get(argument, 0) + 1
-    for root in roots:
-        uses[root] = uses.get(root, 0) + 1
-    fused = {
-        node: product
-        for node in walk(roots)
-        if node.op in ("add", "sub") and (product := _product_in(node, uses)) is not None
-    }
-    names: dict[Expression, str] = {}
-    lines: list[str] = []
-    for node in walk(roots):
-        if node.op == CONSTANT:
-            names[node] = f"S::broadcast({node.value!r})"
-        elif node.op == INPUT:
-            names[node] = inputs[(node.kind, node.name)]
-        elif node not in fused.values():
-            names[node] = f"x{len(lines)}"
-            boolean = OPS[node.op].boolean
-            kind = "auto" if boolean else "Vec"
-            text = _fma(node, fused[node], names) if node in fused else _spell(node, names)
-            lines.append(f"{indent}const {kind} {names[node]} = {text};")
-    lines += [
-        f"{indent}{target} = {names[root]};" for target, root in zip(targets, roots, strict=True)
-    ]
-    return "\n".join(lines)
+def _saving(program: Program) -> dict[str, str]:
+    """What each saved value is, costs, and would cost otherwise, as remarks of its target."""
+    remarks = {}
+    for k, (value, instead) in enumerate(zip(program.saved, program.instead, strict=True)):
+        otherwise = "no other way" if math.isinf(instead) else f"otherwise {instead:g}"
+        remarks[f"save[{k}]"] = f"{_short(value)}: {SAVE_COST:g}, {otherwise}"
+    return remarks
 
 
-def _product_in(node: Expression, uses: Mapping[Expression, int]) -> Expression | None:
-    """The operand that can be fused: a product used here alone, the later one if both are."""
-    for argument in reversed(node.arguments):
-        if argument.op == "mul" and uses[argument] == 1:
-            return argument
-    return None
+def _short(value: Expression) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _fma(node: Expression, product: Expression, names: Mapping[Expression, str]) -> str:
-    left, right = (names[a] for a in product.arguments)
-    first = node.arguments[0] is product
-    other = names[node.arguments[1 if first else 0]]
-    if node.op == "add":
-        return f"S::fma({left}, {right}, {other})"
-    return f"S::fma({left}, {right}, -{other})" if first else f"S::fma(-{left}, {right}, {other})"
-
-
-def _spell(node: Expression, names: Mapping[Expression, str]) -> str:
-    return OPS[node.op].spelling["cpp"].format(*(names[a] for a in node.arguments))
+def _order(program: Program) -> str:
+    """What the indices of the arrays stand for."""
+    cell = program.cell
+    listed = [("gates", cell.gates), ("states", cell.states)]
+    listed.append(("weights", tuple(repr(leaf(kind, name)) for kind, name in program.weights)))
+    return "; ".join(f"{what}: {' '.join(names)}" for what, names in listed if names)
 
 
 def _slots(items: Sequence[str], within: Sequence[str]) -> str:

@@ -13,12 +13,13 @@ symbols; what it returns is the cell.
 from __future__ import annotations
 
 import hashlib
+import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flashrnn.errors import CellError, UnknownFunctionError
-from flashrnn.ir.expression import CONSTANT, INPUT, Expression, constant, leaf, walk
-from flashrnn.ir.ops import OPS
+from flashrnn.ir.expression import Expression, walk
+from flashrnn.ir.trace import Equations, location, trace
 
 DENSE, ELEMENTWISE = "dense", "elementwise"
 
@@ -59,22 +60,6 @@ class Cell:
         return cell_of, (self.key,)
 
 
-class _Symbols:
-    """Attribute access to the inputs of one kind."""
-
-    def __init__(self, what: str, symbols: Mapping[str, Expression], location: str) -> None:
-        self._what, self._symbols, self._location = what, symbols, location
-
-    def __getattr__(self, name: str) -> Expression:
-        try:
-            return self._symbols[name]
-        except KeyError:
-            known = ", ".join(self._symbols) or "none"
-            raise CellError(
-                f"{self._location}: the cell has no {self._what} {name!r}; declared: {known}"
-            ) from None
-
-
 _registry: dict[str, Cell] = {}
 _by_key: dict[str, Cell] = {}
 
@@ -87,16 +72,17 @@ def cell(
     input: str | None = None,
     parameters: str = "",
     recurrence: str = DENSE,
-) -> Callable[[Callable[..., Mapping[str, object]]], Cell]:
+) -> Callable[[Equations], Cell]:
     """Declare a cell; the decorated function becomes a `Cell` known by its name.
 
     gates, states, parameters: names separated by spaces. recurrent, input: the gates that have
     recurrent weights and inputs, in the order of the tensors; all gates by default. Raises
-    CellError for a declaration that contradicts itself or equations that cannot be compiled.
+    CellError for a declaration that contradicts itself or its equations, and for equations that
+    cannot be compiled, with the line of the cell's own file. See docs/writing-a-cell.md.
     """
 
-    def declare(function: Callable[..., Mapping[str, object]]) -> Cell:
-        where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+    def declare(function: Equations) -> Cell:
+        where = location(function)
         names = {
             "gates": tuple(gates.split()),
             "states": tuple(states.split()),
@@ -105,7 +91,7 @@ def cell(
             "input": tuple((gates if input is None else input).split()),
         }
         _check_declaration(names, recurrence, where)
-        new_states = _trace(function, names, recurrence, where)
+        new_states = trace(function, names, recurrence == ELEMENTWISE)
         description = repr((names, recurrence, [_text(e) for e in new_states]))
         digest = hashlib.sha256(description.encode()).hexdigest()[:12]
         built = Cell(
@@ -148,6 +134,8 @@ def _check_declaration(names: Mapping[str, tuple[str, ...]], recurrence: str, wh
         for name in listed:
             if not name.isidentifier():
                 raise CellError(f"{where}: {what}: {name!r} is not an identifier")
+            if keyword.iskeyword(name):
+                raise CellError(f"{where}: {what}: {name!r} is a keyword of Python")
             if listed.count(name) > 1:
                 raise CellError(f"{where}: {what}: {name!r} is named twice")
     for what in ("gates", "states"):
@@ -160,58 +148,14 @@ def _check_declaration(names: Mapping[str, tuple[str, ...]], recurrence: str, wh
                 raise CellError(f"{where}: {what}: {name!r} is not a gate; gates: {known}")
     if recurrence not in (DENSE, ELEMENTWISE):
         raise CellError(f"{where}: recurrence={recurrence!r} must be {DENSE!r} or {ELEMENTWISE!r}")
-
-
-def _trace(
-    function: Callable[..., Mapping[str, object]],
-    names: Mapping[str, tuple[str, ...]],
-    recurrence: str,
-    where: str,
-) -> tuple[Expression, ...]:
-    states = {name: leaf("state", name) for name in names["states"]}
-    gates = {name: leaf("gate", name) for name in names["gates"]}
-    if recurrence == ELEMENTWISE:
-        # R h is one product per unit, so it is a part of the pointwise expression
-        h = states[names["states"][0]]
-        for name in names["recurrent"]:
-            gates[name] = gates[name] + leaf("recurrent", name) * h
-    arguments = [_Symbols("gate", gates, where), _Symbols("state", states, where)]
-    if names["parameters"]:
-        symbols = {name: leaf("parameter", name) for name in names["parameters"]}
-        arguments.append(_Symbols("parameter", symbols, where))
-    result = function(*arguments)
-    if not isinstance(result, Mapping):
-        raise CellError(f"{where}: a cell returns a dict of its states, got {result!r}")
-    if set(result) != set(names["states"]):
-        raise CellError(
-            f"{where}: the cell returns the states {sorted(result)}, "
-            f"but declares {sorted(names['states'])}"
-        )
-    traced = tuple(_state(result[name], name, where) for name in names["states"])
-    for node in walk(traced):
-        if node.op not in (CONSTANT, INPUT) and OPS[node.op].boolean:
-            continue
-        if node.op == "where" and not _is_condition(node.arguments[0]):
+    if recurrence == ELEMENTWISE and not names["recurrent"]:
+        raise CellError(f"{where}: recurrence={recurrence!r} needs at least one recurrent gate")
+    for name in names["gates"]:
+        if name not in names["recurrent"] + names["input"]:
             raise CellError(
-                f"{where}: where() needs a condition, got {node.arguments[0]!r}; "
-                "conditions are equal(a, b), a < b, a <= b, a > b, a >= b"
+                f"{where}: the gate {name!r} has neither recurrent weights nor an input: name it "
+                "in recurrent or input, or declare it in parameters"
             )
-        values = node.arguments[1:] if node.op == "where" else node.arguments
-        if any(_is_condition(a) for a in values):
-            raise CellError(f"{where}: a condition is used as a number in {node!r}; use where()")
-    return traced
-
-
-def _is_condition(node: Expression) -> bool:
-    return node.op not in (CONSTANT, INPUT) and OPS[node.op].boolean
-
-
-def _state(value: object, name: str, where: str) -> Expression:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return constant(value)
-    if not isinstance(value, Expression) or _is_condition(value):
-        raise CellError(f"{where}: state {name!r} is {value!r}, not an expression")
-    return value
 
 
 def _text(root: Expression) -> str:

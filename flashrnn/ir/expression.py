@@ -4,6 +4,8 @@ Two expressions that are written alike are one object, so common subexpressions 
 their own, and identity is equality. The grammar:
 
     expression := constant(float) | input(kind, name) | op(expression, ...)
+                | where(condition, expression, expression)
+    condition  := equal | less | less_equal of two expressions
 
 `kind` says where an input comes from: gate, state, parameter, recurrent (element-wise weights);
 in derivatives also new_state, saved and cotangent.
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import weakref
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Union
 
 from flashrnn.errors import CellError
@@ -23,6 +27,10 @@ Operand = Union["Expression", float, int]
 
 CONSTANT = "constant"
 INPUT = "input"
+CONDITIONS = frozenset({"equal", "less", "less_equal"})
+
+# Whether a cell's function is being called on symbols: there `==` is a mistake, elsewhere identity.
+tracing: ContextVar[bool] = ContextVar("tracing", default=False)
 
 _interned: weakref.WeakValueDictionary[tuple[object, ...], Expression] = (
     weakref.WeakValueDictionary()
@@ -34,6 +42,7 @@ class Expression:
     """A node. Compare with `is`; in a cell use `equal(a, b)`, `a < b` and `where`."""
 
     __slots__ = ("__weakref__", "arguments", "kind", "name", "op", "serial", "value")
+    __array_ufunc__ = None  # a NumPy scalar times an expression is ours to compute
 
     op: str
     arguments: tuple[Expression, ...]
@@ -84,8 +93,21 @@ class Expression:
     def __bool__(self) -> bool:
         raise CellError(
             "an expression has no truth value while a cell is traced: "
-            "write where(condition, a, b) instead of `if` or `and`, and equal(a, b) for ==",
+            "write where(condition, a, b) instead of `if`, `and` or `or`, equal(a, b) for ==, "
+            "maximum(a, b) and minimum(a, b) for max and min",
         )
+
+    def __eq__(self, other: object) -> bool:
+        if tracing.get():
+            raise CellError("a comparison for equality is written equal(a, b) in a cell, not ==")
+        return self is other
+
+    __hash__ = object.__hash__
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether the value is true or false, which only `where` takes."""
+        return self.op in CONDITIONS
 
     def __pow__(self, exponent: int) -> Expression:
         if not isinstance(exponent, int) or not 1 <= exponent <= 4:
@@ -96,11 +118,37 @@ class Expression:
         return product
 
     def __repr__(self) -> str:
-        if self.op == CONSTANT:
-            return f"{self.value:g}"
-        if self.op == INPUT:
-            return f"{self.kind}.{self.name}"
-        return f"{self.op}({', '.join(map(repr, self.arguments))})"
+        """As a cell would write it: g.f gates, s.c states, p.w parameters, new.c new states."""
+        return _text(self, 0, DEEPEST)
+
+
+def _text(node: Expression, rank: int, depth: int) -> str:
+    """The node as an operand of an operation of that rank, in parentheses where it needs them."""
+    if node.op == CONSTANT:
+        return f"{node.value:g}"
+    if node.op == INPUT:
+        return f"{_LETTERS.get(node.kind, node.kind)}.{node.name}"
+    if depth == 0:
+        return "…"
+    if node.op not in _SIGNS:
+        return f"{node.op}({', '.join(_text(a, 0, depth - 1) for a in node.arguments)})"
+    sign, own = _SIGNS[node.op]
+    # the second operand of - and / binds more closely than the first
+    operands = [_text(a, own + (k > 0), depth - 1) for k, a in enumerate(node.arguments)]
+    text = f" {sign} ".join(operands) if len(operands) > 1 else sign + operands[0]
+    return f"({text})" if own < rank else text
+
+
+# Operations within operations that are written out: a shared operand may stand in many places.
+DEEPEST = 8
+_SIGNS = {
+    "equal": ("==", 0), "less": ("<", 0), "less_equal": ("<=", 0), "add": ("+", 1),
+    "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "neg": ("-", 3),
+}  # fmt: skip
+_LETTERS = {
+    "gate": "g", "state": "s", "parameter": "p", "recurrent": "R", "new_state": "new",
+    "cotangent": "d_new",
+}  # fmt: skip
 
 
 def _intern(
@@ -135,15 +183,24 @@ def apply(op: str, *operands: Operand) -> Expression:
     return _intern(op, tuple(_lift(x) for x in operands), "", "", 0.0)
 
 
+def select(condition: object, x: Operand, y: Operand) -> Expression:
+    """x where the condition holds, else y."""
+    if not isinstance(condition, Expression) or not condition.is_condition:
+        raise CellError(
+            f"where() needs a condition, got {condition!r}; "
+            "conditions are equal(a, b), a < b, a <= b, a > b, a >= b"
+        )
+    return _intern("where", (condition, _lift(x), _lift(y)), "", "", 0.0)
+
+
 def _lift(x: object) -> Expression:
     if isinstance(x, Expression):
+        if x.is_condition:
+            raise CellError(f"the condition {x!r} is used as a number; use where({x!r}, a, b)")
         return x
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        raise CellError(
-            f"a cell computes with gates, states, parameters and numbers, got {x!r}; "
-            "a comparison for equality is written equal(a, b)"
-        )
-    return constant(x)
+    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+        raise CellError(f"a cell computes with gates, states, parameters and numbers, got {x!r}")
+    return constant(float(x))
 
 
 def walk(roots: Iterable[Expression]) -> Iterator[Expression]:

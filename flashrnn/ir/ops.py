@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from flashrnn.ir.expression import Expression, Operand, apply, constant
+from flashrnn.ir.expression import Expression, Operand, apply, constant, select
 
 Tensor = torch.Tensor
 Cotangents = tuple["Expression | None", ...]
@@ -31,7 +31,6 @@ class Op:
     derivative: Callable[[Expression, tuple[Expression, ...], Expression], Cotangents]
     cost: float
     spelling: Mapping[str, str]
-    boolean: bool = False
 
 
 def sigmoid(x: Operand) -> Expression:
@@ -81,7 +80,7 @@ def equal(x: Operand, y: Operand) -> Expression:
 
 def where(condition: Expression, x: Operand, y: Operand) -> Expression:
     """x where the condition holds, else y. Conditions: equal(a, b), <, <=, >, >=."""
-    return apply("where", condition, x, y)
+    return select(condition, x, y)
 
 
 def _none(_result: Expression, arguments: tuple[Expression, ...], _d: Expression) -> Cotangents:
@@ -138,9 +137,9 @@ OPS: dict[str, Op] = {
     "maximum": Op(2, _value_maximum, _d_maximum, 2, {"cpp": "math::maximum<S>({0}, {1})"}),
     "minimum": Op(2, _value_minimum, _d_minimum, 2, {"cpp": "math::minimum<S>({0}, {1})"}),
     "stop_gradient": Op(1, torch.Tensor.detach, _none, 0, {"cpp": "{0}"}),
-    "equal": Op(2, torch.eq, _none, 1, {"cpp": "{0} == {1}"}, boolean=True),
-    "less": Op(2, torch.lt, _none, 1, {"cpp": "{0} < {1}"}, boolean=True),
-    "less_equal": Op(2, torch.le, _none, 1, {"cpp": "{0} <= {1}"}, boolean=True),
+    "equal": Op(2, torch.eq, _none, 1, {"cpp": "{0} == {1}"}),
+    "less": Op(2, torch.lt, _none, 1, {"cpp": "{0} < {1}"}),
+    "less_equal": Op(2, torch.le, _none, 1, {"cpp": "{0} <= {1}"}),
     "where": Op(
         3,
         torch.where,
@@ -149,6 +148,12 @@ OPS: dict[str, Op] = {
         {"cpp": "{0} ? {1} : {2}"},
     ),
 }
+
+
+# What a cell may call, beside + - * / and powers.
+FUNCTIONS = (
+    clamp, equal, exp, log_sigmoid, maximum, minimum, sigmoid, stop_gradient, tanh, where,
+)  # fmt: skip
 
 
 def zero() -> Expression:

@@ -10,7 +10,7 @@ from flashrnn.ir.expression import INPUT, Expression, leaf, walk
 from flashrnn.ir.ops import OPS
 from flashrnn.passes.differentiate import differentiate
 from flashrnn.passes.save import choose_saved
-from flashrnn.passes.simplify import simplify
+from flashrnn.passes.simplify import drop_stop_gradient, simplify
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,16 @@ class Program:
     """A cell's pointwise parts.
 
     weights: the per-unit inputs (kind, name): element-wise recurrent weights first, then
-    parameters. saved: what the forward pass stores for the backward pass. d_gates, d_states,
-    d_weights: cotangents, of inputs state, new_state, parameter, recurrent, saved and cotangent.
+    parameters. saved: what the forward pass stores for the backward pass; instead: what each would
+    cost otherwise, see passes/save.py. d_gates, d_states, d_weights: cotangents, of inputs state,
+    new_state, parameter, recurrent, saved and cotangent.
     """
 
     cell: Cell
     weights: tuple[tuple[str, str], ...]
     new_states: tuple[Expression, ...]
     saved: tuple[Expression, ...]
+    instead: tuple[float, ...]
     d_gates: tuple[Expression, ...]
     d_states: tuple[Expression, ...]
     d_weights: tuple[Expression, ...]
@@ -52,7 +54,10 @@ def lower(cell: Cell) -> Program:
     inputs = [leaf("gate", g) for g in cell.gates]
     inputs += [leaf("state", s) for s in cell.states]
     inputs += [leaf(kind, name) for kind, name in weights]
-    derivatives = simplify(differentiate(cotangents, inputs))
+    both = drop_stop_gradient([*new_states, *differentiate(cotangents, inputs)])
+    # together, so that the derivative's forward values are those of the forward pass
+    both = simplify(both)
+    new_states, derivatives = tuple(both[: len(new_states)]), both[len(new_states) :]
     chosen = choose_saved(list(zip(cell.states, new_states, strict=True)), derivatives)
     backward = tuple(simplify(chosen.backward))
     gates, states = len(cell.gates), len(cell.states)
@@ -61,6 +66,7 @@ def lower(cell: Cell) -> Program:
         weights,
         new_states,
         chosen.saved,
+        chosen.instead,
         backward[:gates],
         backward[gates : gates + states],
         backward[gates + states :],

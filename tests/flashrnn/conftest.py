@@ -6,14 +6,30 @@ import torch
 
 from flashrnn.runtime import scratch
 
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture
+def golden_text(request):
+    """Holds a text to a file of tests/golden, or writes the file under --update-golden."""
+
+    def hold(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"{path} is missing: pytest --update-golden writes it"
+        assert text == path.read_text(encoding="utf-8"), f"{path}: see pytest --update-golden"
+
+    return hold
+
 
 @pytest.fixture
 def golden():
     """Loads a case of tests/golden as float64 tensors."""
 
     def load(name: str) -> dict[str, torch.Tensor]:
-        path = Path(__file__).parent.parent / "golden" / f"{name}.npz"
-        with np.load(path) as file:
+        with np.load(GOLDEN / f"{name}.npz") as file:
             return {k: torch.from_numpy(file[k]) for k in file}
 
     return load

@@ -8,12 +8,12 @@ plants an error: "wx" or "states" is a number short, or
 import sys
 
 import torch
-from cells_for_tests import independent, shuffled
+from cells_for_tests import shuffled
 from problems import layer_problem, problem, results, run
 
 from autotune.device import Device
 from flashrnn import flashrnn, layer
-from flashrnn.cells import gru, lstm
+from flashrnn.cells import gru, indrnn, lstm
 from flashrnn.dtypes import Dtype
 from flashrnn.runtime import build, launch, scratch, surround
 
@@ -68,7 +68,7 @@ def main() -> None:
     if sys.argv[1:]:
         plant(sys.argv[1])
         return
-    for cell in (lstm, gru, independent, shuffled):
+    for cell in (lstm, gru, indrnn, shuffled):
         for shape in SHAPES:
             every_kernel(cell, shape, torch.float32)
     for shape in TILES_OF_THEIR_OWN:

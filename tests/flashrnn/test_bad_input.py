@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from cells_for_tests import peephole
 from problems import problem
 
 from flashrnn import choose_backend, flashrnn, layer
-from flashrnn.cells import lstm
+from flashrnn.cells import lstm, peephole_lstm
 from flashrnn.errors import (
     BackendError,
     DeviceError,
@@ -62,7 +61,7 @@ GOOD = {k: v.detach() for k, v in problem(lstm, 2, 3, 2, 4, torch.float32).items
         ({"R": "R"}, ShapeError, "R must be a tensor, got str"),
         ({"function": "lstn"}, UnknownFunctionError, "'lstn'; known: .*lstm"),
         ({"backend": "cuda"}, BackendError, "'cuda' does not exist"),
-        ({"function": peephole}, ShapeError, "p_i, p_o"),
+        ({"function": peephole_lstm}, ShapeError, "p_i, p_f, p_o"),
     ],
 )
 def test_flashrnn(changed, error, words) -> None:

@@ -8,10 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from cells_for_tests import independent, peephole, shuffled
+from cells_for_tests import shuffled
 
 import flashrnn
 import flashrnn.onnx
+from flashrnn.cells import indrnn, peephole_lstm
 from flashrnn.ir.ops import OPS
 from flashrnn.onnx_scan import SPELLING
 
@@ -105,7 +106,7 @@ class OneLayer(torch.nn.Module):
         )
 
 
-@pytest.mark.parametrize("cell", [peephole, independent, shuffled], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [peephole_lstm, indrnn, shuffled], ids=lambda c: c.name)
 @pytest.mark.parametrize("products", [False, True])
 def test_onnx_of_any_cell(cell, products, tmp_path) -> None:
     model = OneLayer(cell, products)

@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from cells_for_tests import independent, peephole
 from problems import problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flashrnn import flashrnn, layer
-from flashrnn.cells import gru, lstm, slstm
+from flashrnn.cells import gru, indrnn, lstm, peephole_lstm, slstm
 
-CELLS = [lstm, gru, slstm, peephole, independent]
+CELLS = [lstm, gru, slstm, peephole_lstm, indrnn]
 
 
 def operator_arguments(cell):

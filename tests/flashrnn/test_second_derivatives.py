@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cells_for_tests import independent, shuffled
+from cells_for_tests import shuffled
 from problems import problem
 
 from flashrnn import flashrnn, layer
-from flashrnn.cells import gru, lstm, slstm
+from flashrnn.cells import gru, indrnn, lstm, slstm
 from flashrnn.runtime import higher
 
 OPTIONS = {
@@ -35,7 +35,7 @@ def function_of(kind, cell, options):
     )
 
 
-@pytest.mark.parametrize("cell", [lstm, gru, slstm, independent, shuffled], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [lstm, gru, slstm, indrnn, shuffled], ids=lambda c: c.name)
 @pytest.mark.parametrize("kind", ["recurrence", "layer"])
 def test_gradgradcheck(kind, cell) -> None:
     f, inputs = function_of(kind, cell, OPTIONS["all" if cell is lstm else "plain"])
