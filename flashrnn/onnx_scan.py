@@ -81,7 +81,10 @@ def _call_scan(inputs: list[Value], outputs: int, **attributes: Any) -> Any:
     from torch.onnx._internal.exporter import _core
 
     made = ir.node("Scan", inputs, attributes=attributes, num_outputs=outputs)
-    _core.current_tracer.nodes.append(made)
+    tracer = _core.current_tracer
+    if tracer is None:
+        raise ExportError("translations are for torch.onnx.export(..., dynamo=True) alone")
+    tracer.nodes.append(made)
     return made.outputs
 
 

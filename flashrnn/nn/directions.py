@@ -117,8 +117,9 @@ class _Both(torch.autograd.Function):
         tensors, inside, results = saved[:many], saved[many : 2 * many], saved[2 * many :]
         need = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # to be differentiated again: by the outer graph
-            inside = tensors
-            results = [r for k in range(2) for r in ctx.calls[k](*_part(tensors, k, ctx.count))]
+            # views: an input may be computed from another one, and the partial derivatives count
+            inside = [t.view_as(t) if isinstance(t, Tensor) else None for t in tensors]
+            results = [r for k in range(2) for r in ctx.calls[k](*_part(inside, k, ctx.count))]
         parts = [
             (
                 results[k * half : (k + 1) * half],

@@ -7,7 +7,7 @@ import torch
 from cells_for_tests import shuffled
 from problems import problem
 
-from flashrnn import flashrnn, layer
+from flashrnn import flashrnn, layer, nn
 from flashrnn.cells import gru, indrnn, lstm, slstm
 from flashrnn.runtime import higher
 
@@ -99,3 +99,18 @@ def test_a_gradient_penalty_trains_the_weights() -> None:
         return p["R"].grad
 
     torch.testing.assert_close(penalty("cpu"), penalty("reference"), rtol=1e-4, atol=1e-4)
+
+
+def test_both_directions_side_by_side_and_a_state_computed_from_the_input() -> None:
+    """create_graph changes no gradient, also where directions run in two threads."""
+    module = nn.GRU(5, 32, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(1100, 1, 5, dtype=torch.float64, requires_grad=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        loss = module(x, x.mean(2).sum(0).sin().expand(2, 1, 32))[0].square().sum()
+        (expected,) = torch.autograd.grad(loss, x, retain_graph=True)
+        (got,) = torch.autograd.grad(loss, x, create_graph=True)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(got, expected)
