@@ -117,6 +117,17 @@ def test_backward_twice_and_after_changes(two_threads, seen) -> None:
     assert seen
 
 
+def test_second_derivatives(two_threads, seen, monkeypatch) -> None:
+    """By the outer graph: the inner ones know nothing of what the gradients depend on."""
+    monkeypatch.setattr(directions, "_worthwhile", lambda _: True)
+    torch.manual_seed(0)
+    m = nn.GRU(2, 3, bidirectional=True, dtype=torch.float64, backend="reference")
+    x = torch.randn(3, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: m(x)[0], (x,))
+    assert torch.autograd.gradgradcheck(lambda x: m(x)[0], (x,))
+    assert seen
+
+
 def test_an_error_in_either_direction_arrives(two_threads) -> None:
     def fails(x):
         raise ValueError("from a direction")
