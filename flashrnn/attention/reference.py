@@ -27,7 +27,7 @@ def reference(
     B, T, N = s.shape
     state = state or ScanState.empty(B, N, v.shape[3], s)
     if T == 0:
-        return v.new_zeros(v.shape), state
+        return v.clone(), state
     o = _outputs(s, values, state)
     o = o.flip(1) if reverse else o
     m = s.amax(1)

@@ -21,7 +21,8 @@ from flashrnn.emit.scan import ATTENTION
 # Rows whose scalars are computed together, and between which sums are joined exactly: `block_rows`
 # of csrc/cpu/scan_block.hpp.
 BLOCK_ROWS = 64
-MOST_VECTORS = 8
+# Few, so that few kernels are compiled; what is left of a head goes vector by vector.
+VECTORS_PER_PANEL = (1, 2, 4, 8)
 ROWS_PER_TILE = (1, 2, 4, 8)
 # Registers for a row's factors, what is loaded, and the constants of an address.
 OTHER_REGISTERS = 8
@@ -106,8 +107,8 @@ def model(problem: ScanProblem, device: Device) -> Model:
     lanes = device.vector_bytes // problem.real.bytes
     T, columns = max(1, problem.T), problem.columns
     m = Model(f"{problem.name} on {device.isa}")
-    widest = min(MOST_VECTORS, -(-problem.contiguous // lanes))
-    vectors = m.int_var("vectors_per_panel", range(1, widest + 1))
+    widest = -(-problem.contiguous // lanes)
+    vectors = m.int_var("vectors_per_panel", [k for k in VECTORS_PER_PANEL if k <= widest])
     group = m.int_var("columns_per_core", _column_groups(problem, lanes))
     chunk = m.int_var("t_per_chunk", _chunks(T, problem.threads))
     m.int_var("t_per_tile", ROWS_PER_TILE)
