@@ -20,6 +20,8 @@ FLASHRNN = [
     ["tiling"],
     ["runtime"],
     ["autocast"],
+    ["scan"],
+    ["attention"],
     ["tunable", "api"],
     ["nn", "families"],
     ["cli"],

@@ -88,9 +88,9 @@ struct Items {
 
 // body(panel) for panels of `Widest` vectors, then of one, that together cover `count` numbers;
 // panel.at is where it begins, panel.count how many numbers its last vector has.
-template <class S, int V, bool Masked_>
+template <class S, int V, bool Masked_, int Heads = 1>
 struct Panel {
-  static constexpr int vectors = V;
+  static constexpr int vectors = V, heads = Heads, all = V * Heads;
   static constexpr bool masked = Masked_;
   int64_t at, count;
 
@@ -116,6 +116,18 @@ FLASHRNN_INLINE void panels(int64_t count, Body&& body) {
   if constexpr (Widest > 1)
     for (; at + S::lanes <= count; at += S::lanes) body(Panel<S, 1, false>{at, S::lanes});
   if (at < count) body(Panel<S, 1, true>{at, count - at});
+}
+
+// body(panel, head) for the panels of n heads of D channels; where a panel of `Vectors` is a whole
+// head, `Heads` neighbours go together, so that memory is gone through in longer runs.
+template <class S, int Vectors, int Heads, class Body>
+FLASHRNN_INLINE void head_panels(int64_t n, int64_t D, Body&& body) {
+  int64_t j = 0;
+  if constexpr (Heads > 1)
+    if (D == Vectors * S::lanes)
+      for (; j + Heads <= n; j += Heads) body(Panel<S, Vectors, false, Heads>{0, S::lanes}, j);
+  for (; j < n; ++j)
+    panels<S, Vectors>(D, [&](auto panel) __attribute__((always_inline)) { body(panel, j); });
 }
 
 // total + x with what the sum loses added to `lost` (Knuth's TwoSum).

@@ -86,7 +86,7 @@ struct Prefix {
   }
 };
 
-template <class S, class Stored, int Vectors>
+template <class S, class Stored, int Vectors, int Heads>
 class ScanAttention {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
@@ -216,10 +216,10 @@ class ScanAttention {
       std::memset(prefix.local, 0, n * prefix.padded * sizeof(Real));
       for (int64_t t = 0; t < rows; t += a.cut.t_per_tile) {
         const int64_t tile = rows - t < a.cut.t_per_tile ? rows - t : a.cut.t_per_tile;
-        for (int64_t j = 0; j < n; ++j)
-          panels<S, Vectors>(a.D, [&](auto panel) __attribute__((always_inline)) {
-            this->tile<Write>(panel, core, v, o, i, t, tile, j);
-          });
+        head_panels<S, Vectors, Heads>(n, a.D, [&](auto panel, int64_t j)
+                                                   __attribute__((always_inline)) {
+          this->tile<Write>(panel, core, v, o, i, t, tile, j);
+        });
       }
       const int64_t end = (rows - 1) * n;
       std::memcpy(prefix.factor, block.before + end, n * sizeof(Real));
@@ -227,36 +227,38 @@ class ScanAttention {
     }
   }
 
-  // Rows [t, t + count) of the block that begins at row i, a panel of head j.
+  // Rows [t, t + count) of the block that begins at row i, a panel of head j and its neighbours.
   template <bool Write, class P>
   FLASHRNN_INLINE void tile(P panel, const Core& core, const Rows<const Stored>& v,
                             const Rows<Stored>& o, int64_t i, int64_t t, int64_t count,
                             int64_t j) const {
     const Block<S>& block = core.block;
     const int64_t at = j * core.prefix.padded + panel.at, column = j * a.D + panel.at;
-    Vec local[P::vectors], before[P::vectors];
-    unroll<P::vectors>([&](auto k) __attribute__((always_inline)) {
+    Vec local[P::all], before[P::all];
+    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
       local[k] = S::load(core.prefix.local + at + k * S::lanes);
       before[k] = S::load(core.prefix.w + at + k * S::lanes);
     });
     for (int64_t r = t; r < t + count; ++r) {
-      const int64_t scalar = r * block.n + j;
-      const Vec scale = S::broadcast(block.scale[scalar]), p = S::broadcast(block.p[scalar]);
-      const Vec inverse = S::broadcast(block.inverse[scalar]);
-      const Vec old = S::broadcast(block.before[scalar] * block.inverse[scalar]);
       const Stored* from = v[i + r] + column;
       const Stored* next = v[i + r + count] + column;
       [[maybe_unused]] Stored* to = Write ? o[i + r] + column : nullptr;
-      unroll<P::vectors>([&](auto k) __attribute__((always_inline)) {
-        const Vec x = panel.load(from + k * S::lanes);
-        prefetch(next + k * S::lanes);
-        local[k] = S::fma(p, x, scale * local[k]);
-        if constexpr (Write)
-          panel.store(to + k * S::lanes,
-                                          S::fma(old, before[k], inverse * local[k]), streaming);
+      unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
+        const int64_t scalar = r * block.n + j + h;
+        const Vec scale = S::broadcast(block.scale[scalar]), p = S::broadcast(block.p[scalar]);
+        const Vec inverse = S::broadcast(block.inverse[scalar]);
+        const Vec old = S::broadcast(block.before[scalar] * block.inverse[scalar]);
+        unroll<P::vectors>([&](auto vector) __attribute__((always_inline)) {
+          constexpr int k = h * P::vectors + vector;
+          const Vec x = panel.load(from + k * S::lanes);
+          prefetch(next + k * S::lanes);
+          local[k] = S::fma(p, x, scale * local[k]);
+          if constexpr (Write)
+            panel.store(to + k * S::lanes, S::fma(old, before[k], inverse * local[k]), streaming);
+        });
       });
     }
-    unroll<P::vectors>([&](auto k) __attribute__((always_inline)) {
+    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
       S::store(core.prefix.local + at + k * S::lanes, local[k]);
     });
   }

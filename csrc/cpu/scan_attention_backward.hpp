@@ -27,7 +27,7 @@ struct ScanAttentionBackwardArguments {
   Cut cut;
 };
 
-template <class S, class Stored, int Vectors>
+template <class S, class Stored, int Vectors, int Heads>
 class ScanAttentionBackward {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
@@ -80,9 +80,11 @@ class ScanAttentionBackward {
   struct Core {
     Block<S> block;
     Prefix<S> suffix;
-    Real *dot_v, *dot_o;  // [block_rows][n]
+    Real* dots;   // [block_rows][n]: <v_i, S_i> - sigma_i, but for sigma behind the block
+    Real* sigma;  // [n][padded]: sigma's sum within the block, a vector for each panel
     Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), suffix(memory, n, D) {
-      for (Real** x : {&dot_v, &dot_o}) *x = memory.take(block_rows * n + S::lanes);
+      dots = memory.take(block_rows * n + S::lanes);
+      sigma = memory.take(n * suffix.padded);
     }
   };
 
@@ -183,15 +185,15 @@ class ScanAttentionBackward {
         for (int64_t j = 0; j < n; j += S::lanes)
           S::store(block.before + r * n + j,
                    ratio<S>(S::load(block.m + r * n + j), S::load(suffix.m + j)), n - j);
-      std::memset(core.dot_v, 0, rows * n * sizeof(Real));
-      std::memset(core.dot_o, 0, rows * n * sizeof(Real));
+      std::memset(core.dots, 0, rows * n * sizeof(Real));
+      std::memset(core.sigma, 0, n * suffix.padded * sizeof(Real));
       std::memset(suffix.local, 0, n * suffix.padded * sizeof(Real));
       for (int64_t end = rows; end > 0; end -= a.cut.t_per_tile) {
         const int64_t t = end < a.cut.t_per_tile ? 0 : end - a.cut.t_per_tile;
-        for (int64_t j = 0; j < n; ++j)
-          panels<S, Vectors>(a.D, [&](auto panel) __attribute__((always_inline)) {
-            this->tile<mode>(panel, core, item, i, t, end, j);
-          });
+        head_panels<S, Vectors, Heads>(n, a.D, [&](auto panel, int64_t j)
+                                                   __attribute__((always_inline)) {
+          this->tile<mode>(panel, core, item, i, t, end, j);
+        });
       }
       scalars<mode>(core, item, i, rows);
       std::memcpy(suffix.factor, block.before, n * sizeof(Real));
@@ -199,7 +201,8 @@ class ScanAttentionBackward {
     }
   }
 
-  // Rows [t, end) of the block that begins at row i, last row first, a panel of head j.
+  // Rows [t, end) of the block that begins at row i, last row first, a panel of head j and its
+  // neighbours. sigma is summed lane by lane, so that a row needs one sum over channels only.
   template <Mode mode, class P>
   FLASHRNN_INLINE void tile(P panel, const Core& core, const Items::Item& item, int64_t i,
                             int64_t t, int64_t end, int64_t j) const {
@@ -211,62 +214,85 @@ class ScanAttentionBackward {
     const auto d_v = s.rows(a.d_v, item.sequence);
     const int64_t at = j * core.suffix.padded + panel.at, ahead = end - t;
     const int64_t column = (item.first_column + j) * a.D + panel.at;
-    Vec local[P::vectors], after[P::vectors];
-    unroll<P::vectors>([&](auto k) __attribute__((always_inline)) {
+    Vec local[P::all], after[P::all], sigma[P::heads], terms[P::heads][4];
+    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
       local[k] = S::load(core.suffix.local + at + k * S::lanes);
       after[k] = S::load(core.suffix.w + at + k * S::lanes);
     });
+    unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
+      sigma[h] = S::load(core.sigma + at + h * P::vectors * S::lanes);
+    });
     for (int64_t r = end - 1; r >= t; --r) {
-      const int64_t scalar = r * block.n + j, row = i + r;
-      const Vec scale = S::broadcast(block.scale[scalar + block.n]);
-      const Vec inverse = S::broadcast(block.inverse[scalar]);
-      const Vec follows = S::broadcast(block.before[scalar]), p = S::broadcast(block.p[scalar]);
-      Vec sum_o{}, sum_v{};
-      unroll<P::vectors>([&](auto k) __attribute__((always_inline)) {
-        const int64_t c = column + k * S::lanes;
-        if constexpr (outputs) {
-          const Vec d = panel.load(d_o[row] + c);
-          prefetch(d_o[row - ahead] + c);
-          prefetch(o[row - ahead] + c);
-          sum_o = S::fma(d, panel.load(o[row] + c), sum_o);
-          local[k] = S::fma(inverse, d, scale * local[k]);
-        }
+      const int64_t row = i + r, slot = (end - 1 - r) % 4;
+      unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
+        const int64_t scalar = r * block.n + j + h;
+        const Vec scale = S::broadcast(block.scale[scalar + block.n]);
+        const Vec inverse = S::broadcast(block.inverse[scalar]);
+        const Vec follows = S::broadcast(block.before[scalar]), p = S::broadcast(block.p[scalar]);
+        Vec sum_o{}, sum_v{};
+        unroll<P::vectors>([&](auto vector) __attribute__((always_inline)) {
+          constexpr int k = h * P::vectors + vector;
+          const int64_t c = column + k * S::lanes;
+          if constexpr (outputs) {
+            const Vec d = panel.load(d_o[row] + c);
+            prefetch(d_o[row - ahead] + c);
+            prefetch(o[row - ahead] + c);
+            sum_o = S::fma(d, panel.load(o[row] + c), sum_o);
+            local[k] = S::fma(inverse, d, scale * local[k]);
+          }
+          if constexpr (values) {
+            const Vec sum = S::fma(follows, after[k], local[k]);
+            prefetch(v[row - ahead] + c);
+            sum_v = S::fma(panel.load(v[row] + c), sum, sum_v);
+            panel.store(d_v[row] + c, p * sum, streaming);
+          }
+        });
+        if constexpr (outputs) sigma[h] = S::fma(inverse, sum_o, scale * sigma[h]);
         if constexpr (values) {
-          const Vec sum = S::fma(follows, after[k], local[k]);
-          prefetch(v[row - ahead] + c);
-          sum_v = S::fma(panel.load(v[row] + c), sum, sum_v);
-          panel.store(d_v[row] + c, p * sum, streaming);
+          terms[h][slot] = sum_v - sigma[h];
+          if (slot == 3 || r == t) add_dots(terms[h], core.dots + scalar, slot, block.n);
         }
       });
-      if constexpr (outputs) core.dot_o[scalar] += total_of(sum_o);
-      if constexpr (values) core.dot_v[scalar] += total_of(sum_v);
     }
-    unroll<P::vectors>([&](auto k) __attribute__((always_inline)) {
+    unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
+      S::store(core.sigma + at + h * P::vectors * S::lanes, sigma[h]);
+    });
+    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
       S::store(core.suffix.local + at + k * S::lanes, local[k]);
     });
   }
 
-  static FLASHRNN_INLINE Real total_of(Vec x) { return sum_of<Real, sizeof(Vec)>(x); }
+  // Adds the sum of terms[k] to the row at `to`, of terms[k - 1] to the next one, and so on.
+  static FLASHRNN_INLINE void add_dots(const Vec* terms, Real* to, int64_t k, int64_t n) {
+    if (k == 3) {
+      Real sums[4];
+      sums_of_four<S>(terms, sums);
+      for (int64_t x = 0; x < 4; ++x) to[x * n] += sums[3 - x];
+    } else {
+      for (int64_t x = 0; x <= k; ++x) to[x * n] += sum_of<Real, sizeof(Vec)>(terms[k - x]);
+    }
+  }
 
-  // sigma and the gradients of the scores; leaves the block's own sigma in block.local.
+  // The gradients of the scores; leaves the block's own sigma in block.local.
   template <Mode mode>
   void scalars(const Core& core, const Items::Item& item, int64_t i, int64_t rows) const {
     const Block<S>& block = core.block;
-    const int64_t n = item.columns;
+    const int64_t n = item.columns, padded = core.suffix.padded;
+    for (int64_t j = 0; j < n; ++j) {
+      Vec sum{};
+      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes)
+        sum += S::load(core.sigma + k);
+      block.local[j] = sum_of<Real, sizeof(Vec)>(sum);
+    }
+    if constexpr (mode == totals_only) return;
     const auto to = a.sequences.rows(a.d_scores, item.sequence).shifted(item.first_column);
     for (int64_t j = 0; j < n; j += S::lanes) {
       const Vec after = S::load(core.suffix.u + j);
-      Vec local{};
-      for (int64_t r = rows - 1; r >= 0; --r) {
+      for (int64_t r = 0; r < rows; ++r) {
         const int64_t k = r * n + j;
-        local = S::fma(S::load(block.inverse + k), S::load(core.dot_o + k),
-                       S::load(block.scale + k + n) * local);
-        if constexpr (mode == totals_only) continue;
-        const Vec sigma = S::fma(S::load(block.before + k), after, local);
-        const Vec d = S::load(block.p + k) * (S::load(core.dot_v + k) - sigma);
-        Memory<S, Stored>::store(to[i + r] + j, d, n - j);
+        const Vec d = S::fma(S::load(block.before + k), -after, S::load(core.dots + k));
+        Memory<S, Stored>::store(to[i + r] + j, S::load(block.p + k) * d, n - j);
       }
-      S::store(block.local + j, local);
     }
   }
 

@@ -121,15 +121,49 @@ struct Memory<S, typename S::Real> : S {
   }
 };
 
+template <class R, int Bytes>
+FLASHRNN_INLINE typename Simd<R, Bytes / 2>::Vec fold_halves(typename Simd<R, Bytes>::Vec v) {
+  typename Simd<R, Bytes / 2>::Vec halves[2];
+  std::memcpy(halves, &v, Bytes);
+  return halves[0] + halves[1];
+}
+
+template <class R, int Bytes, int To>
+FLASHRNN_INLINE typename Simd<R, To>::Vec fold_to(typename Simd<R, Bytes>::Vec v) {
+  if constexpr (Bytes == To) return v;
+  else return fold_to<R, Bytes / 2, To>(fold_halves<R, Bytes>(v));
+}
+
+// Sums of neighbours at a distance: of a where the bit is clear in the lane's index, of b where set.
+template <class S, int distance>
+FLASHRNN_INLINE typename S::Vec interleaved(typename S::Vec a, typename S::Vec b) {
+  return [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    return __builtin_shufflevector(a, b, (I & distance ? I + S::lanes : I)...) +
+           __builtin_shufflevector(a, b, ((I ^ distance) + (I & distance ? S::lanes : 0))...);
+  }(std::make_integer_sequence<int, S::lanes>{});
+}
+
 // The sum of a vector's numbers, always in the same order.
 template <class R, int Bytes>
 FLASHRNN_INLINE R sum_of(typename Simd<R, Bytes>::Vec v) {
   if constexpr (Bytes == 2 * sizeof(R)) {
     return v[0] + v[1];
   } else {
-    typename Simd<R, Bytes / 2>::Vec halves[2];
-    std::memcpy(halves, &v, Bytes);
-    return sum_of<R, Bytes / 2>(halves[0] + halves[1]);
+    return sum_of<R, Bytes / 2>(fold_halves<R, Bytes>(v));
+  }
+}
+
+// The sums of four vectors, which share their shuffles.
+template <class S>
+FLASHRNN_INLINE void sums_of_four(const typename S::Vec* v, typename S::Real* to) {
+  constexpr int bytes = sizeof(typename S::Vec);
+  using R = typename S::Real;
+  if constexpr (S::lanes >= 4) {
+    const auto both = interleaved<S, 2>(interleaved<S, 1>(v[0], v[1]), interleaved<S, 1>(v[2], v[3]));
+    const auto four = fold_to<R, bytes, 4 * int(sizeof(R))>(both);
+    std::memcpy(to, &four, sizeof(four));
+  } else {
+    for (int i = 0; i < 4; ++i) to[i] = sum_of<R, bytes>(v[i]);
   }
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from flashrnn.attention.state import ScanState, merge
@@ -61,7 +63,7 @@ def _packed(
     scores: Tensor, v: Tensor, state: ScanState | None, offsets: list[int], reverse: bool
 ) -> tuple[Tensor, ScanState]:
     outputs, states = [], []
-    for g, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+    for g, (start, end) in enumerate(pairwise(offsets)):
         own = None if state is None else ScanState(*(x[g : g + 1] for x in state))
         o, last = reference(scores[:, start:end], v[:, start:end], own, reverse=reverse)
         outputs.append(o)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from flashrnn.attention.reference import reference
@@ -151,6 +153,6 @@ def _offsets(cu_seqlens: Tensor, B: int, T: int) -> Tensor:
         )
     offsets = cu_seqlens.to("cpu", torch.int64).contiguous()
     values = offsets.tolist()
-    if values[0] != 0 or values[-1] != T or any(b < a for a, b in zip(values, values[1:], strict=False)):
+    if values[0] != 0 or values[-1] != T or any(b < a for a, b in pairwise(values)):
         raise ShapeError(f"cu_seqlens must rise from 0 to T = {T}, got {values}")
     return offsets

@@ -20,11 +20,12 @@ def emit_scan(
     is_complex: bool,
     vector_bytes: int,
     vectors_per_panel: int,
+    heads_per_panel: int,
 ) -> str:
     """The source of one scan. kind: ATTENTION or LINEAR; direction: FORWARD or BACKWARD.
 
     storage: how numbers lie in memory; real: the type of the arithmetic. is_complex counts for
-    LINEAR alone: numbers are pairs.
+    LINEAR alone: numbers are pairs; heads_per_panel for ATTENTION alone.
     """
     header, name = _SCHEDULES[kind]
     backward = direction == BACKWARD
@@ -32,6 +33,9 @@ def emit_scan(
     parameters = ["Simd<Real, vector_bytes>", "Stored", "vectors_per_panel"]
     if kind == LINEAR:
         parameters.append("true" if is_complex else "false")
+    else:
+        parameters.append("heads_per_panel")
+    heads = f"constexpr int heads_per_panel = {heads_per_panel};\n" if kind == ATTENTION else ""
     return f"""\
 // {kind}, {direction}, {storage.name}{", complex" if is_complex else ""}.
 // Tiling: panels of up to {vectors_per_panel} vectors in registers.
@@ -42,7 +46,7 @@ using Real = {real.cpp};
 using Stored = {storage.cpp};
 constexpr int vector_bytes = {vector_bytes};
 constexpr int vectors_per_panel = {vectors_per_panel};
-using Kernel = {name}{"Backward" if backward else ""}<{", ".join(parameters)}>;
+{heads}using Kernel = {name}{"Backward" if backward else ""}<{", ".join(parameters)}>;
 
 // Size of the workspace in numbers.
 FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {{

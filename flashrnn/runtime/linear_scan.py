@@ -43,7 +43,7 @@ def _state_dtype(b: Tensor) -> torch.dtype:
 
 def _cpu(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
     (a, of_a), (b, of_b) = rows_of(a), rows_of(b)
-    B, T, C = b.shape
+    B, T, _ = b.shape
     h, plan = _empty(b, B, T), _plan(FORWARD, b)
     h0 = _initial(h0, b)
     fields = (*of_a, *of_b, address(h0), *rows_of(h)[1])
@@ -55,7 +55,7 @@ def _backward_cpu(
     a: Tensor, h: Tensor, d_h: Tensor, h0: OptionalTensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     (a, of_a), (h, of_h), (d_h, of_d) = rows_of(a), rows_of(h), rows_of(d_h)
-    B, T, C = h.shape
+    B, T, _ = h.shape
     plan, h0 = _plan(BACKWARD, h), _initial(h0, h)
     d_a, d_b = _empty(h, B, T), _empty(h, B, T)
     d_h0 = h.new_empty(0) if h0 is None else torch.empty_like(h0)

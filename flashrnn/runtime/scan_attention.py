@@ -43,7 +43,7 @@ def forward_into(
 
     Every step of scores, v and o is contiguous; states altogether.
     """
-    sequences, T, longest = _sizes(scores, offsets)
+    sequences, _, longest = _sizes(scores, offsets)
     plan = _plan(FORWARD, v, sequences, longest)
     _run(
         plan,
@@ -220,9 +220,7 @@ class _ScanAttention(torch.autograd.Function):
         if all(d is None for d in gradients):
             return (None,) * 8
         run = plain(torch.ops.flashrnn.scan_attention_backward.default, _backward_cpu)
-        found = run(
-            *inputs, ctx.reverse, o, m, u, w, saved, d_o if ctx.every else None, *d_last
-        )
+        found = run(*inputs, ctx.reverse, o, m, u, w, saved, d_o if ctx.every else None, *d_last)
         need = ctx.needs_input_grad[:5]
         return (*(d if n else None for d, n in zip(found, need, strict=True)), None, None, None)
 
@@ -262,9 +260,7 @@ def _backward_fake(scores: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return _fake_rows(scores), _fake_rows(v), *(none if rest[0] is None else state)
 
 
-_INPUTS = (
-    "Tensor scores, Tensor v, Tensor? m, Tensor? u, Tensor? w, Tensor? offsets, bool reverse"
-)
+_INPUTS = "Tensor scores, Tensor v, Tensor? m, Tensor? u, Tensor? w, Tensor? offsets, bool reverse"
 _LAST = "Tensor last_m, Tensor last_u, Tensor last_w"
 define(
     "scan_attention",

@@ -134,6 +134,7 @@ def source_of(problem: ScanProblem, tiling: ScanTiling, device: Device) -> str:
         is_complex=problem.is_complex,
         vector_bytes=device.vector_bytes,
         vectors_per_panel=tiling.vectors_per_panel,
+        heads_per_panel=tiling.heads_per_panel,
     )
 
 

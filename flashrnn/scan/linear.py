@@ -41,7 +41,7 @@ def linear_scan(
     if b.device.type != "cpu":
         raise DeviceError(f'backend="cpu" needs CPU tensors, b is on {b.device}')
     scanned_dtype_of(b.dtype)
-    B, T, *rest = b.shape
+    B, _, *rest = b.shape
     h = run(
         _flat(a.expand(b.shape)), b.flatten(2) if rest else b.unsqueeze(2),
         None if h0 is None else h0.reshape(B, -1), bool(reverse),

@@ -38,11 +38,14 @@ PHASE_CYCLES = 20_000.0
 class ScanTiling:
     """A solved tiling. columns: heads of attention, channels of a linear recurrence.
 
+    heads_per_panel: whole heads, of vectors_per_panel vectors each, that share a panel.
+
     streaming: 1 where results bypass the caches. t_per_chunk: steps that one core takes in a row;
     a whole sequence where that is at least its length.
     """
 
     vectors_per_panel: int
+    heads_per_panel: int
     columns_per_core: int
     t_per_chunk: int
     t_per_tile: int
@@ -113,8 +116,13 @@ def model(problem: ScanProblem, device: Device) -> Model:
     chunk = m.int_var("t_per_chunk", _chunks(T, problem.threads))
     m.int_var("t_per_tile", ROWS_PER_TILE)
     m.int_var("streaming", (0, 1))
+    # Heads go together where a panel holds each of them whole.
+    whole = problem.width // lanes if problem.width % lanes == 0 else 0
+    most = problem.columns if problem.kind == ATTENTION and whole in VECTORS_PER_PANEL else 1
+    heads = m.int_var("heads_per_panel", [k for k in VECTORS_PER_PANEL if k <= most])
+    m.add((heads == 1) | (vectors == whole), name="only whole heads share a panel")
     m.add(
-        vectors + OTHER_REGISTERS <= device.vector_registers,
+        heads * vectors <= min(VECTORS_PER_PANEL[-1], device.vector_registers - OTHER_REGISTERS),
         name="vector registers: a panel's sums and a row's factors",
     )
     scalars = 8 * BLOCK_ROWS if problem.kind == ATTENTION else 0
@@ -126,9 +134,9 @@ def model(problem: ScanProblem, device: Device) -> Model:
     )
     groups = (columns + group - 1) // group
     chunks = (T + chunk - 1) // chunk
-    most = problem.sequences * (-(-columns // least)) * (-(-T // BLOCK_ROWS))
+    items = problem.sequences * (-(-columns // least)) * (-(-T // BLOCK_ROWS))
     # A short sequence is done before another thread wakes up.
-    busy = 1 if _bytes(problem) < device.l2_bytes else min(problem.threads, max(1, most))
+    busy = 1 if _bytes(problem) < device.l2_bytes else min(problem.threads, max(1, items))
     m.add(
         max(1, problem.sequences) * groups * chunks >= busy,
         name="work items for every thread",
@@ -163,7 +171,7 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Device) -> flo
         traffic[source] += 2 * result
     span = min(problem.contiguous, row)
     whole, rest = divmod(-(-span // lanes), t.vectors_per_panel)
-    panels = (whole + rest) * (row // span)
+    panels = (whole + rest) * (row // span) / min(t.heads_per_panel, t.columns_per_core)
     overhead = steps / t.t_per_tile * panels * PANEL_CYCLES + steps * panels * ROW_CYCLES
     exponentials = steps * row / problem.width / lanes if problem.kind == ATTENTION else 0.0
     overhead += exponentials * EXPONENTIAL_CYCLES * passes
@@ -189,8 +197,8 @@ def default(problem: ScanProblem, device: Device) -> ScanTiling:
 
 def _bytes(problem: ScanProblem) -> int:
     """What one call reads and writes."""
-    return problem.sequences * problem.T * problem.row * problem.storage.bytes * sum(
-        problem.streams
+    return (
+        problem.sequences * problem.T * problem.row * problem.storage.bytes * sum(problem.streams)
     )
 
 

@@ -35,7 +35,14 @@ def nothing_is_left_unwritten(monkeypatch) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-SIZES = [(1, 1, 1, 1), (2, 7, 3, 5), (1, 64, 1, 16), (3, 65, 2, 23), (2, 130, 5, 17), (1, 200, 40, 3)]
+SIZES = [
+    (1, 1, 1, 1),
+    (2, 7, 3, 5),
+    (1, 64, 1, 16),
+    (3, 65, 2, 23),
+    (2, 130, 5, 17),
+    (1, 200, 40, 3),
+]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
