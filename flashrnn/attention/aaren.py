@@ -119,7 +119,7 @@ class AarenBlock(torch.nn.Module):
 
 
 class AarenStack(torch.nn.Module):
-    """num_layers blocks and a last norm; streaming gives what the parallel pass does, to rounding."""
+    """num_layers blocks and a last norm; streaming gives the parallel output, to rounding."""
 
     def __init__(
         self,

@@ -38,13 +38,15 @@ def forward_into(
     o: OptionalTensor,
     last: tuple[Tensor, Tensor, Tensor],
     saved: OptionalTensor,
+    plan: ScanPlan | None = None,
 ) -> None:
     """The forward kernel on tensors that exist; o None for the last state alone.
 
-    Every step of scores, v and o is contiguous; states altogether.
+    Every step of scores, v and o is contiguous; states altogether. plan: which kernel, None for
+    the tuned or the cheapest one.
     """
     sequences, _, longest = _sizes(scores, offsets)
-    plan = _plan(FORWARD, v, sequences, longest)
+    plan = plan or _plan(FORWARD, v, sequences, longest)
     _run(
         plan,
         _rows(scores) + _rows(v) + _state(state) + _rows(o) + _state(last) + (address(saved),),
@@ -66,10 +68,11 @@ def backward_into(
     d_scores: Tensor,
     d_v: Tensor,
     d_state: tuple[Tensor, Tensor, Tensor] | None,
+    plan: ScanPlan | None = None,
 ) -> None:
     """The backward kernel on tensors that exist; o counts only with d_o."""
     sequences, _, longest = _sizes(scores, offsets)
-    plan = _plan(BACKWARD, v, sequences, longest)
+    plan = plan or _plan(BACKWARD, v, sequences, longest)
     _run(
         plan,
         _rows(scores) + _rows(v) + _rows(o if d_o is not None else None) + _rows(d_o)

@@ -91,10 +91,9 @@ def plan_for(
     that few problems are solved and tuned.
     """
     threads = torch.get_num_threads()
-    problem = ScanProblem(
-        kind, direction, storage, is_complex, min(sequences, 4 * threads), rounded(T), columns,
-        width, threads,
-    )  # fmt: skip
+    problem = problem_of(
+        kind, direction, storage, is_complex, sequences, T, columns, width, threads
+    )
     known = _plans.get(problem)
     if known is None or known[0] != cache.generation():
         device = Device.current()
@@ -105,9 +104,23 @@ def plan_for(
     return known[1]
 
 
-def rounded(T: int) -> int:
-    """The next power of two, at least a block."""
-    return max(scan.BLOCK_ROWS, 1 << max(0, T - 1).bit_length())
+def problem_of(
+    kind: str,
+    direction: str,
+    storage: Dtype,
+    is_complex: bool,
+    sequences: int,
+    T: int,
+    columns: int,
+    width: int,
+    threads: int,
+) -> ScanProblem:
+    """The problem that serves these sizes: see `plan_for`."""
+    rounded = max(scan.BLOCK_ROWS, 1 << max(0, T - 1).bit_length())
+    return ScanProblem(
+        kind, direction, storage, is_complex, min(sequences, 4 * threads), rounded, columns, width,
+        threads,
+    )  # fmt: skip
 
 
 def problem_key(problem: ScanProblem) -> dict[str, int | str]:
