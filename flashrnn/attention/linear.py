@@ -87,7 +87,8 @@ def _chunks(x: Tensor, length: int) -> Tensor:
     """[B, T, N, F] -> [B, N, chunks, length, F], zeros behind the last step."""
     missing = -x.shape[1] % length
     x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, missing))
-    return x.transpose(1, 2).unflatten(2, (-1, length))
+    chunks: Tensor = x.transpose(1, 2).unflatten(2, (-1, length))
+    return chunks
 
 
 def _sums_between(logs: Tensor, inside: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ class DiagonalStateSpace(torch.nn.Module):
         if channels < 1 or states < 1:
             raise ShapeError(f"channels = {channels} and states = {states} must be positive")
         self.channels, self.states = channels, states
-        kind = {"dtype": dtype, "device": device}
+        kind: Any = {"dtype": dtype, "device": device}
         shape = (channels, states)
         self.log_decay = torch.nn.Parameter(torch.full(shape, math.log(0.5), **kind))
         turns = math.pi * torch.arange(states, **kind)

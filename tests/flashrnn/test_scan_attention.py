@@ -233,6 +233,7 @@ def test_sixteen_bits_are_rounded_once(dtype, size) -> None:
         assert error(got[name], exact[name]) <= 2 * eps, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 def test_every_sixteen_bit_number_goes_through(dtype, monkeypatch) -> None:
     """Widening and rounding agree with torch's, subnormals, infinities and NaN included."""
@@ -276,6 +277,7 @@ def test_every_schedule_computes_the_same(changes, packed, monkeypatch) -> None:
         assert all(torch.equal(got[name], again[name]) for name in got), "deterministic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ["avx2", "generic"])
 def test_other_instruction_sets(isa, monkeypatch) -> None:
     from autotune.device import Device
