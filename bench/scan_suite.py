@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from rich.table import Table
 
 from autotune.device import Device
 from autotune.measure import Timing, interleave
-from autotune.show import console
+from bench import files
+from bench.machine import Machine, confined
+from bench.suites import Suite
 from flashrnn.attention import ScanState, scan_attention, step
 from flashrnn.attention.family import eager_composite
-from flashrnn.attention.reference import reference
 from flashrnn.runtime import scan_attention as operators
 from flashrnn.runtime.build import open_library
+from flashrnn.scan_reference import attention_reference as reference
 
 Tensor = torch.Tensor
 Calls = dict[str, Callable[[], object]]
@@ -214,28 +216,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, out: Console, file: Path) -> None:
     """Run, print each case, and keep the file whole after each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    found: list[Row] = []
-    try:
+    machine, found = asdict(Machine.current()), []
+    with confined(options.threads):
         for row in rows(tuple(options.lengths), options.seconds):
             found.append(row)
             _print(row, out)
-            data = {
-                "suite": "scan", "machine": Device.current().fingerprint,
-                "torch": torch.__version__, "threads": options.threads, "rows": found,
-            }  # fmt: skip
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_name(f".{file.name}")
-            aside.write_text(json.dumps(data, indent=1), encoding="utf-8")
-            aside.replace(file)
-    finally:
-        torch.set_num_threads(before)
+            data = {"suite": "scan", "machine": machine, "threads": options.threads, "rows": found}
+            files.write(file, data)
 
 
 def show(out: Console, file: Path) -> None:
     """Print a file that `run` wrote."""
-    for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
+    for row in files.read(file)["rows"]:
         _print(row, out)
 
 
@@ -290,14 +282,4 @@ def _jax(problem: Problem) -> Callable[[], object]:
     return lambda: jax.block_until_ready(both(s, v))
 
 
-def main() -> None:
-    """python -m bench.scan_suite"""
-    parser = argparse.ArgumentParser(prog="python -m bench.scan_suite", description=__doc__)
-    add_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("results/bench-scan.json"))
-    options = parser.parse_args()
-    run(options, console(), options.output)
-
-
-if __name__ == "__main__":
-    main()
+SCAN = Suite(add_arguments, run, show)

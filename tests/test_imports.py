@@ -14,7 +14,7 @@ FLASHRNN = [
     ["errors", "dims", "dtypes", "tolerance", "options"],
     ["ir"],
     ["cells"],
-    ["reference"],
+    ["reference", "scan_reference"],
     ["passes"],
     ["emit"],
     ["tiling"],

@@ -3,7 +3,7 @@
 from flashrnn.attention.aaren import Aaren, AarenBlock, AarenStack
 from flashrnn.attention.linear import linear_attention, linear_attention_step
 from flashrnn.attention.scan import attention_reduce, scan_attention, step
-from flashrnn.attention.state import ScanState, merge
+from flashrnn.scan_reference import ScanState, merge
 
 __all__ = [
     "Aaren",

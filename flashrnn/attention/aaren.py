@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from flashrnn.attention.scan import scan_attention
-from flashrnn.attention.state import ScanState
 from flashrnn.errors import ShapeError
+from flashrnn.scan_reference import ScanState
 
 Tensor = torch.Tensor
 

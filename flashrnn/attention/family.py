@@ -11,14 +11,14 @@ import torch
 
 from autotune.device import Device
 from autotune.space import Check, Comparison, Config, Options, Runner, Tunable
-from flashrnn.attention.reference import reference
 from flashrnn.attention.scan import scan_attention
-from flashrnn.attention.state import ScanState
 from flashrnn.dtypes import SCANNED
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import scan_attention as operators
 from flashrnn.runtime import scan_launch
+from flashrnn.scan_reference import ScanState
+from flashrnn.scan_reference import attention_reference as reference
 from flashrnn.tiling import scan
 from flashrnn.tiling.scan import ScanProblem, ScanTiling
 from flashrnn.tolerance import Comparison as Measured

@@ -31,8 +31,8 @@ def linear_attention(
     included: their sum is added to the state at the start.
 
     Returns (o [B, T, N, V], state after the last step). Not normalised: for a denominator append
-    a column of ones to v and divide by the last channel. Gradients to all, of any order where
-    T <= 64. Raises ShapeError, DtypeError, DeviceError.
+    a column of ones to v and divide by the last channel. Gradients to all, of any order.
+    Raises ShapeError, DtypeError, DeviceError.
 
     Arora et al., "Just read twice", 2024, section 4 (prefix); Dao and Gu, "Transformers are SSMs",
     2024, section 6 (the scalar decay and the chunks).

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import torch
 
-from flashrnn.attention.reference import reference
-from flashrnn.attention.state import ScanState
 from flashrnn.dtypes import SCANNED, arithmetic, scanned_dtype_of
 from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
 from flashrnn.runtime.scan_attention import scan_attention as run
+from flashrnn.scan_reference import ScanState
+from flashrnn.scan_reference import attention_reference as reference
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "cpu", "reference")

@@ -9,9 +9,11 @@ import torch
 from flashrnn.dtypes import arithmetic, scanned_dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import LINEAR
+from flashrnn.runtime import higher
 from flashrnn.runtime.launch import address
-from flashrnn.runtime.registry import define, plain, refuse_second_derivative
+from flashrnn.runtime.registry import define, plain
 from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_of
+from flashrnn.scan_reference import linear_reference
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -69,19 +71,26 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
         h: Tensor = plain(torch.ops.flashrnn.linear_scan.default, _cpu)(a, b, h0, reverse)
-        ctx.save_for_backward(a, h, h0)
+        ctx.save_for_backward(a, b, h0, h)
         ctx.reverse = reverse
         return h
 
     @staticmethod
     def backward(ctx: Any, d_h: Tensor) -> tuple[OptionalTensor, ...]:
-        refuse_second_derivative()
-        a, h, h0 = ctx.saved_tensors
+        *inputs, h = ctx.saved_tensors
+        a, _, h0 = inputs
         run = plain(torch.ops.flashrnn.linear_scan_backward.default, _backward_cpu)
-        d_a, d_b, d_h0 = run(a, h, d_h, h0, ctx.reverse)
-        d_h0 = None if h0 is None else d_h0.to(h0.dtype)
-        found = zip((d_a, d_b, d_h0), ctx.needs_input_grad[:3], strict=True)
-        return (*(d if need else None for d, need in found), None)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            d_a, d_b, d_h0 = run(a, h, d_h, h0, ctx.reverse)
+            d_h0 = None if h0 is None else d_h0.to(h0.dtype)
+            found = zip((d_a, d_b, d_h0), ctx.needs_input_grad[:3], strict=True)
+            return tuple(d if need else None for d, need in found)
+
+        def slow(a: Tensor, b: Tensor, h0: OptionalTensor) -> tuple[Tensor]:
+            return (linear_reference(a, b, h0, ctx.reverse),)
+
+        return *higher.gradients(fused, slow, inputs, (d_h,)), None
 
 
 def _fake_rows(like: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ import torch
 from flashrnn.dtypes import arithmetic, scanned_dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
+from flashrnn.runtime import higher
 from flashrnn.runtime.launch import address
-from flashrnn.runtime.registry import define, plain, refuse_second_derivative
+from flashrnn.runtime.registry import define, plain
 from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_of
+from flashrnn.scan_reference import ScanState, attention_reference
 from flashrnn.tiling.scan import BLOCK_ROWS
 
 Tensor = torch.Tensor
@@ -217,15 +219,29 @@ class _ScanAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: OptionalTensor) -> tuple[OptionalTensor, ...]:
-        refuse_second_derivative()
-        *inputs, o, m, u, w, saved = ctx.saved_tensors
+        *inputs, offsets, o, m, u, w, saved = ctx.saved_tensors
         d_o, *d_last = gradients
-        if all(d is None for d in gradients):
+        if not ctx.every:
+            d_o = None
+        need = ctx.needs_input_grad[:5]
+        if d_o is None and all(d is None for d in d_last):
             return (None,) * 8
         run = plain(torch.ops.flashrnn.scan_attention_backward.default, _backward_cpu)
-        found = run(*inputs, ctx.reverse, o, m, u, w, saved, d_o if ctx.every else None, *d_last)
-        need = ctx.needs_input_grad[:5]
-        return (*(d if n else None for d, n in zip(found, need, strict=True)), None, None, None)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            found = run(*inputs, offsets, ctx.reverse, o, m, u, w, saved, d_o, *d_last)
+            return tuple(d if n else None for d, n in zip(found, need, strict=True))
+
+        def slow(
+            scores: Tensor, v: Tensor, m: OptionalTensor, u: OptionalTensor, w: OptionalTensor
+        ) -> tuple[Tensor, ...]:
+            state = None if m is None or u is None or w is None else ScanState(m, u, w)
+            every, last = attention_reference(
+                scores, v, state, cu_seqlens=offsets, reverse=ctx.reverse
+            )
+            return every, *last
+
+        return *higher.gradients(fused, slow, inputs, (d_o, *d_last)), None, None, None
 
 
 def _training_fake(

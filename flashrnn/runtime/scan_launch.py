@@ -16,8 +16,9 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime import pool
 from flashrnn.runtime.build import build, open_library, primitives_digest
-from flashrnn.runtime.openmp import parallel_region
+from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
+from flashrnn.runtime.threads import thread_count
 from flashrnn.tiling import scan
 from flashrnn.tiling.scan import ScanProblem, ScanTiling
 
@@ -60,7 +61,7 @@ class ScanPlan:
         """
         t, threads = self.tiling, self.problem.threads
         numbers = sequences * T * self.problem.row
-        region = parallel_region() if threads > 1 and numbers >= PARALLEL_NUMBERS else 0
+        region = threading()[0] if threads > 1 and numbers >= PARALLEL_NUMBERS else 0
         rest = (
             (region, 0 if offsets is None else offsets.data_ptr(), sequences, T, int(reverse))
             + sizes
@@ -90,7 +91,7 @@ def plan_for(
     T takes part as the next power of two, and at most as many sequences as there are threads, so
     that few problems are solved and tuned.
     """
-    threads = torch.get_num_threads()
+    threads = thread_count()
     problem = problem_of(
         kind, direction, storage, is_complex, sequences, T, columns, width, threads
     )

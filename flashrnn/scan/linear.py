@@ -7,6 +7,7 @@ import torch
 from flashrnn.dtypes import scanned_dtype_of
 from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
 from flashrnn.runtime.linear_scan import linear_scan as run
+from flashrnn.scan_reference import linear_reference
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "cpu", "reference")
@@ -37,7 +38,7 @@ def linear_scan(
     if backend not in BACKENDS:
         raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
     if backend == "reference" or (backend == "auto" and b.device.type != "cpu"):
-        return reference(a, b, h0, reverse)
+        return linear_reference(a, b, h0, reverse)
     if b.device.type != "cpu":
         raise DeviceError(f'backend="cpu" needs CPU tensors, b is on {b.device}')
     scanned_dtype_of(b.dtype)
@@ -47,20 +48,6 @@ def linear_scan(
         None if h0 is None else h0.reshape(B, -1), bool(reverse),
     )  # fmt: skip
     return h.view(b.shape) if h.is_contiguous() else h.reshape(b.shape)
-
-
-def reference(a: Tensor, b: Tensor, h0: Tensor | None = None, reverse: bool = False) -> Tensor:
-    """The same by its definition, a loop over time: any dtype, derivatives of any order."""
-    a = a.expand(b.shape)
-    dtype = b.dtype if b.is_complex() else torch.promote_types(b.dtype, torch.float32)
-    h = torch.zeros_like(b[:, 0], dtype=dtype) if h0 is None else h0.to(dtype)
-    steps: list[Tensor] = []
-    for t in range(b.shape[1] - 1, -1, -1) if reverse else range(b.shape[1]):
-        h = a[:, t].to(dtype) * h + b[:, t].to(dtype)
-        steps.append(h)
-    if not steps:
-        return b.clone()
-    return torch.stack(steps[::-1] if reverse else steps, 1).to(b.dtype)
 
 
 def _flat(a: Tensor) -> Tensor:

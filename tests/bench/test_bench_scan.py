@@ -12,7 +12,7 @@ import torch
 from autotune.show import console
 from bench import scan_suite
 from flashrnn.attention.family import eager_composite
-from flashrnn.attention.reference import reference
+from flashrnn.scan_reference import attention_reference as reference
 
 
 def test_peers_compute_the_same() -> None:

@@ -1,4 +1,4 @@
-"""The series example in short form: it runs, streams what it computes, and its state stays small."""
+"""The series example in short form: streaming is the parallel pass, and the state stays small."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from scan_problems import assert_close, tiling
 from flashrnn.errors import DtypeError, ShapeError
 from flashrnn.runtime import pool
 from flashrnn.scan import DiagonalStateSpace, MinGRU, QuasiLSTM, linear_scan
-from flashrnn.scan.linear import reference
+from flashrnn.scan_reference import linear_reference as reference
 
 COMPLEX, DOUBLE = torch.complex128, torch.float64
 
@@ -58,6 +58,7 @@ def test_against_a_loop(shape, dtype, reverse, h0) -> None:
 def test_gradcheck(dtype, reverse) -> None:
     p = problem((2, 5, 3), dtype)
     assert torch.autograd.gradcheck(lambda *x: linear_scan(*x, reverse), p)
+    assert torch.autograd.gradgradcheck(lambda *x: linear_scan(*x, reverse), p, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)

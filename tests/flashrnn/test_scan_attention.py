@@ -15,8 +15,8 @@ from scan_problems import (
 )
 
 from flashrnn.attention import ScanState, attention_reduce, merge, scan_attention, step
-from flashrnn.attention.reference import reference
 from flashrnn.runtime import pool
+from flashrnn.scan_reference import attention_reference as reference
 
 INF = torch.inf
 HALVES = [torch.bfloat16, torch.float16]
