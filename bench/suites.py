@@ -45,6 +45,7 @@ class Entry:
 SUITES = {
     "cpu": Entry("bench.layers.suite:CPU", "every cell against every CPU peer, nine shapes"),
     "quick": Entry("bench.layers.suite:QUICK", "an LSTM layer in three sizes"),
+    "scan": Entry("bench.scan_suite:SCAN", "attention over prefixes against a copy, and peers"),
 }
 
 

@@ -1,11 +1,13 @@
 """A compiler for recurrent kernels: equations in, fused kernels out.
 
-`flashrnn(Wx, R, b, states, function="lstm")` runs a cell; `cell` declares one. Importing compiles
+`flashrnn(Wx, R, b, states, function="lstm")` runs a cell; `cell` declares one. `scan_attention`,
+`linear_scan` and `linear_attention` are recurrences that parallelise over time. Importing compiles
 nothing and needs neither a GPU nor a compiler.
 """
 
 from flashrnn import cells, nn
 from flashrnn.api import Choice, choose_backend, flashrnn, layer
+from flashrnn.attention import Aaren, attention_reduce, linear_attention, scan_attention
 from flashrnn.errors import (
     ArgumentError,
     BackendError,
@@ -34,8 +36,10 @@ from flashrnn.ir.ops import (
     where,
 )
 from flashrnn.reference import reference
+from flashrnn.scan import linear_scan
 
 __all__ = [
+    "Aaren",
     "ArgumentError",
     "BackendError",
     "Cell",
@@ -50,6 +54,7 @@ __all__ = [
     "OptionError",
     "ShapeError",
     "UnknownFunctionError",
+    "attention_reduce",
     "cell",
     "cell_names",
     "cells",
@@ -59,11 +64,14 @@ __all__ = [
     "exp",
     "flashrnn",
     "layer",
+    "linear_attention",
+    "linear_scan",
     "log_sigmoid",
     "maximum",
     "minimum",
     "nn",
     "reference",
+    "scan_attention",
     "sigmoid",
     "stop_gradient",
     "tanh",

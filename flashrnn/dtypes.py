@@ -21,6 +21,9 @@ class Dtype:
 
 FLOAT32 = Dtype("float32", torch.float32, "float", 4)
 FLOAT64 = Dtype("float64", torch.float64, "double", 8)
+# Types to store numbers in; arithmetic on them is float32 (csrc/cpu/storage.hpp).
+BFLOAT16 = Dtype("bfloat16", torch.bfloat16, "BFloat16", 2)
+FLOAT16 = Dtype("float16", torch.float16, "Float16", 2)
 
 BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}
 # Kept in 16 bits and computed in float32, where kernels carry no such type.
@@ -35,3 +38,22 @@ def dtype_of(torch_dtype: torch.dtype) -> Dtype:
     except KeyError:
         known = ", ".join(sorted(BY_NAME))
         raise DtypeError(f"dtype {torch_dtype} has no kernel; kernels exist for {known}") from None
+
+
+# Kernels that are bound by memory, the scans, take every storage type.
+SCANNED = {d.name: d for d in (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)}
+
+
+def arithmetic(storage: Dtype) -> Dtype:
+    """The type in which a scan computes what is stored as `storage`, and keeps its state."""
+    return FLOAT64 if storage is FLOAT64 else FLOAT32
+
+
+def scanned_dtype_of(torch_dtype: torch.dtype) -> Dtype:
+    """The storage type of a scan; complex numbers are pairs. DtypeError for others."""
+    real = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+    for dtype in SCANNED.values():
+        if dtype.torch == real.get(torch_dtype, torch_dtype):
+            return dtype
+    known = ", ".join(SCANNED)
+    raise DtypeError(f"dtype {torch_dtype} has no scan; scans exist for {known}")

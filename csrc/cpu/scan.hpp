@@ -1,0 +1,159 @@
+// What every scan over time shares: sequences and the order of their rows, the cut into chunks,
+// panels of channels, and sums that keep what rounding loses.
+#pragma once
+
+#include "cpu/math.hpp"
+#include "cpu/panels.hpp"
+#include "cpu/storage.hpp"
+
+namespace flashrnn {
+
+// Rows of one sequence in the order in which they are taken.
+template <class T>
+struct Rows {
+  T* base;
+  int64_t stride;
+
+  FLASHRNN_INLINE T* operator[](int64_t i) const { return base + i * stride; }
+  Rows shifted(int64_t columns) const { return {base + columns, stride}; }
+};
+
+// A tensor whose rows are steps of time; strides in numbers.
+template <class T>
+struct Tensor {
+  T* data;
+  int64_t per_batch, per_step;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+// `count` sequences of T steps, a row of the batch each; or packed behind each other in one row,
+// from offsets[g] to offsets[g + 1]. Arguments of every scan.
+struct Sequences {
+  const int64_t* offsets;
+  int64_t count, T, reverse;
+
+  int64_t length(int64_t g) const {
+    return offsets == nullptr ? T : offsets[g + 1] - offsets[g];
+  }
+
+  template <class T_>
+  Rows<T_> rows(const Tensor<T_>& x, int64_t g) const {
+    if (x.data == nullptr) return {nullptr, 0};
+    T_* base = x.data + (offsets == nullptr ? g * x.per_batch : offsets[g] * x.per_step);
+    if (!reverse) return {base, x.per_step};
+    return {base + (length(g) - 1) * x.per_step, -x.per_step};
+  }
+};
+
+// How the work is cut. Arguments of every scan.
+struct Cut {
+  int64_t columns_per_core, t_per_chunk, t_per_tile, threads, streaming;
+};
+
+constexpr int64_t parts(int64_t x, int64_t size) { return (x + size - 1) / size; }
+
+// Work items: sequences × groups of columns × chunks of time.
+struct Items {
+  Sequences sequences;
+  int64_t columns, per_core, per_chunk, groups, chunks;
+
+  Items(const Sequences& s, const Cut& cut, int64_t columns)
+      : sequences(s),
+        columns(columns),
+        per_core(cut.columns_per_core),
+        per_chunk(cut.t_per_chunk),
+        groups(parts(columns, per_core)),
+        chunks(s.T > per_chunk ? parts(s.T, per_chunk) : 1) {}
+
+  struct Item {
+    int64_t sequence, first_column, columns, chunk, chunks, begin, end;
+    bool exists() const { return chunk < chunks; }
+    bool last() const { return chunk == chunks - 1; }
+  };
+
+  int64_t count() const { return sequences.count * groups * chunks; }
+
+  Item operator[](int64_t index) const {
+    const int64_t chunk = index % chunks, group = index / chunks % groups;
+    const int64_t g = index / (chunks * groups), length = sequences.length(g);
+    const int64_t own = length > per_chunk ? parts(length, per_chunk) : 1;
+    const int64_t first = group * per_core, begin = chunk * per_chunk;
+    const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
+    return {g,     first, least(per_core, columns - first),
+            chunk, own,   begin,
+            least(length, begin + per_chunk)};
+  }
+};
+
+// body(panel) for panels of `Widest` vectors, then of one, that together cover `count` numbers;
+// panel.at is where it begins, panel.count how many numbers its last vector has.
+template <class S, int V, bool Masked_, int Heads = 1>
+struct Panel {
+  static constexpr int vectors = V, heads = Heads, all = V * Heads;
+  static constexpr bool masked = Masked_;
+  int64_t at, count;
+
+  template <class Stored>
+  FLASHRNN_INLINE typename S::Vec load(const Stored* p) const {
+    if constexpr (Masked_) return Memory<S, Stored>::load(p, count);
+    return Memory<S, Stored>::load(p);
+  }
+
+  template <class Stored>
+  FLASHRNN_INLINE void store(Stored* p, typename S::Vec v, bool streaming) const {
+    if constexpr (Masked_) return Memory<S, Stored>::store(p, v, count);
+    if (streaming) return Memory<S, Stored>::stream(p, v);
+    Memory<S, Stored>::store(p, v);
+  }
+};
+
+template <class S, int Widest, class Body>
+FLASHRNN_INLINE void panels(int64_t count, Body&& body) {
+  int64_t at = 0;
+  for (; at + Widest * S::lanes <= count; at += Widest * S::lanes)
+    body(Panel<S, Widest, false>{at, S::lanes});
+  if constexpr (Widest > 1)
+    for (; at + S::lanes <= count; at += S::lanes) body(Panel<S, 1, false>{at, S::lanes});
+  if (at < count) body(Panel<S, 1, true>{at, count - at});
+}
+
+// body(panel, head) for the panels of n heads of D channels; where a panel of `Vectors` is a whole
+// head, `Heads` neighbours go together, so that memory is gone through in longer runs.
+template <class S, int Vectors, int Heads, class Body>
+FLASHRNN_INLINE void head_panels(int64_t n, int64_t D, Body&& body) {
+  int64_t j = 0;
+  if constexpr (Heads > 1)
+    if (D == Vectors * S::lanes)
+      for (; j + Heads <= n; j += Heads) body(Panel<S, Vectors, false, Heads>{0, S::lanes}, j);
+  for (; j < n; ++j)
+    panels<S, Vectors>(D, [&](auto panel) __attribute__((always_inline)) { body(panel, j); });
+}
+
+// total + x with what the sum loses added to `lost` (Knuth's TwoSum).
+template <class Vec>
+FLASHRNN_INLINE void add_exactly(Vec& total, Vec& lost, Vec x) {
+  const Vec sum = total + x, part = sum - total;
+  lost = (total - (sum - part)) + (x - part);
+  total = sum;
+}
+
+// total, lost = factor * (total + lost) + x
+template <class S>
+FLASHRNN_INLINE void fold(typename S::Real* total, typename S::Real* lost, typename S::Vec factor,
+                          typename S::Vec x) {
+  auto t = factor * S::load(total), l = factor * S::load(lost);
+  add_exactly(t, l, l + x);
+  S::store(total, t);
+  S::store(lost, l);
+}
+
+// Whether results may bypass the caches: their rows must be aligned to whole vectors.
+template <class S, class Stored>
+bool may_stream(const Tensor<Stored>& x, int64_t width) {
+  const int64_t bytes = S::lanes * sizeof(Stored);
+  return reinterpret_cast<intptr_t>(x.data) % bytes == 0 && width % S::lanes == 0 &&
+         x.per_batch % S::lanes == 0 && x.per_step % S::lanes == 0;
+}
+
+}  // namespace flashrnn

@@ -1,0 +1,275 @@
+// Attention over every prefix as a scan ("Attention as an RNN", Feng et al., 2024): forward.
+//
+// A work item is a sequence, a group of heads and a chunk of time. It goes through memory once and
+// in order: a tile of a few rows at a time, its panels of channels one after the other, with the
+// panel's sums in registers and the same panel of the next tile on its way. With more than one
+// chunk there are three phases: the chunks' totals, a short pass that joins them, and the results.
+#pragma once
+
+#include "cpu/scan_block.hpp"
+
+namespace flashrnn {
+
+// The state of a head: maximum m, weights' sum u, weighted sum w [D]; all relative to m.
+template <class Real>
+struct AttentionState {
+  Real *m, *u, *w;  // [G, N], [G, N], [G, N, D]
+};
+
+template <class Real, class Stored>
+struct ScanAttentionArguments {
+  Tensor<const Stored> scores, v;      // [B, T, N], [B, T, N, D]
+  AttentionState<const Real> initial;  // or null
+  Tensor<Stored> o;                    // [B, T, N, D], or null: only the last state is wanted
+  AttentionState<Real> last;
+  Real* saved;  // [slots, 2, N]: m and u before each block, or null
+  Real* workspace;
+  ParallelRegion region;
+  Sequences sequences;
+  int64_t N, D;
+  Cut cut;
+};
+
+// The place of a sequence's block in what is saved; slots are never shared, and there are
+// slots_of(...) in all (runtime/scan_attention.py).
+inline int64_t slot_of(const Sequences& s, int64_t g, int64_t block) {
+  if (s.offsets != nullptr) return s.offsets[g] / block_rows + g + block;
+  return g * parts(s.T, block_rows) + block;
+}
+
+// Sums over a prefix for a group of heads: relative to m, with what rounding has lost.
+template <class S>
+struct Prefix {
+  using Real = typename S::Real;
+  using Vec = typename S::Vec;
+  int64_t n, D, padded;
+  Real *m, *u, *u_lost, *factor, *other;  // [n]
+  Real *w, *w_lost, *local;               // [n][padded]
+
+  Prefix(Workspace<Real>& memory, int64_t n, int64_t D)
+      : n(n), D(D), padded(round_up(D, S::lanes)) {
+    for (Real** x : {&m, &u, &u_lost, &factor, &other}) *x = memory.take(n + S::lanes);
+    for (Real** x : {&w, &w_lost, &local}) *x = memory.take(n * padded);
+  }
+
+  // From a state of n heads; null for the empty prefix.
+  void begin(const Real* m_, const Real* u_, const Real* w_) const {
+    for (int64_t j = 0; j < n + S::lanes; ++j) {
+      const bool given = m_ != nullptr && j < n;
+      m[j] = given ? m_[j] : -std::numeric_limits<Real>::infinity();
+      u[j] = given ? u_[j] : 0;
+      u_lost[j] = 0;
+    }
+    for (int64_t k = 0; k < n * padded; ++k) {
+      const int64_t head = k / padded, d = k % padded;
+      w[k] = w_ != nullptr && d < D ? w_[head * D + d] : 0;
+      w_lost[k] = 0;
+    }
+  }
+
+  // The sums become factor * sums + other * (u, w), relative to new_m.
+  void join(const Real* new_m, const Real* more_u, const Real* more_w) const {
+    for (int64_t j = 0; j < n; j += S::lanes)
+      fold<S>(u + j, u_lost + j, S::load(factor + j), S::load(other + j) * S::load(more_u + j));
+    for (int64_t j = 0; j < n; ++j) {
+      const Vec f = S::broadcast(factor[j]), g = S::broadcast(other[j]);
+      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes)
+        fold<S>(w + k, w_lost + k, f, g * S::load(more_w + k));
+      m[j] = new_m[j];
+    }
+  }
+
+  void end(Real* m_, Real* u_, Real* w_) const {
+    std::memcpy(m_, m, n * sizeof(Real));
+    std::memcpy(u_, u, n * sizeof(Real));
+    for (int64_t j = 0; j < n; ++j) std::memcpy(w_ + j * D, w + j * padded, D * sizeof(Real));
+  }
+};
+
+template <class S, class Stored, int Vectors, int Heads>
+class ScanAttention {
+  using Real = typename S::Real;
+  using Vec = typename S::Vec;
+
+ public:
+  using Arguments = ScanAttentionArguments<Real, Stored>;
+
+  // With a null workspace, only says how many numbers it needs.
+  ScanAttention(const Arguments& a, Real* workspace, int64_t* needed = nullptr)
+      : a(a), items(a.sequences, a.cut, a.N), memory{workspace} {
+    if (items.chunks > 1) {
+      const int64_t rows = a.sequences.count * items.chunks * a.N;
+      totals = {memory.take(rows), memory.take(rows), memory.take(rows * a.D)};
+    }
+    Workspace<Real> one{nullptr};
+    Core(one, items.per_core, a.D);
+    per_core = one.used;
+    cores = memory.take(per_core * a.cut.threads);
+    if (needed != nullptr) *needed = memory.used;
+  }
+
+  void run() {
+    streaming = a.cut.streaming && a.o && may_stream<S>(a.o, a.D);
+    if (items.chunks > 1) {
+      parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
+        const auto item = items[i];
+        if (!item.exists() || item.last()) return;
+        const Core core = core_of(worker, item);
+        core.prefix.begin(nullptr, nullptr, nullptr);
+        walk<false>(core, item, nullptr);
+        const auto to = total(item, item.chunk);
+        core.prefix.end(to.m, to.u, to.w);
+      });
+      parallel_for(a.region, a.cut.threads, items.count() / items.chunks,
+                   [&](int64_t i, int64_t worker) { join(items[i * items.chunks], worker); });
+    }
+    parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
+      const auto item = items[i];
+      if (item.exists()) finish(item, worker);
+    });
+  }
+
+ private:
+  struct Core {
+    Block<S> block;
+    Prefix<S> prefix;
+    Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), prefix(memory, n, D) {}
+  };
+
+  Core core_of(int64_t worker, const Items::Item& item) const {
+    Workspace<Real> own{cores + worker * per_core};
+    return Core(own, item.columns, a.D);
+  }
+
+  AttentionState<Real> total(const Items::Item& item, int64_t chunk) const {
+    const int64_t at = (item.sequence * items.chunks + chunk) * a.N + item.first_column;
+    return {totals.m + at, totals.u + at, totals.w + at * a.D};
+  }
+
+  void begin(const Core& core, const Items::Item& item) const {
+    const int64_t at = item.sequence * a.N + item.first_column;
+    if (a.initial.m == nullptr) return core.prefix.begin(nullptr, nullptr, nullptr);
+    core.prefix.begin(a.initial.m + at, a.initial.u + at, a.initial.w + at * a.D);
+  }
+
+  // From the totals of all chunks before the last to the prefix that each chunk follows.
+  void join(const Items::Item& item, int64_t worker) const {
+    const Core core = core_of(worker, item);
+    const Prefix<S>& prefix = core.prefix;
+    begin(core, item);
+    const int64_t n = item.columns;
+    for (int64_t c = 0; c + 1 < item.chunks; ++c) {
+      const auto t = total(item, c);
+      for (int64_t j = 0; j < n; j += S::lanes) {
+        const Vec own = S::load(prefix.m + j), theirs = S::load(t.m + j, n - j);
+        const Vec maximum = math::maximum<S>(own, theirs);
+        S::store(core.block.m + j, maximum);
+        S::store(prefix.factor + j, ratio<S>(own, maximum));
+        S::store(prefix.other + j, ratio<S>(theirs, maximum));
+        S::store(core.block.p + j, S::load(t.u + j, n - j));
+      }
+      for (int64_t j = 0; j < n; ++j)
+        for (int64_t d = 0; d < prefix.padded; ++d)
+          prefix.local[j * prefix.padded + d] = d < a.D ? t.w[j * a.D + d] : 0;
+      prefix.join(core.block.m, core.block.p, prefix.local);
+      prefix.end(t.m, t.u, t.w);
+    }
+  }
+
+  void finish(const Items::Item& item, int64_t worker) const {
+    const Core core = core_of(worker, item);
+    if (item.chunk == 0) {
+      begin(core, item);
+    } else {
+      const auto from = total(item, item.chunk - 1);
+      core.prefix.begin(from.m, from.u, from.w);
+    }
+    if (!a.o) {
+      walk<false>(core, item, a.saved);
+    } else {
+      walk<true>(core, item, a.saved);
+      if (streaming) fence();
+    }
+    if (!item.last()) return;
+    const int64_t at = item.sequence * a.N + item.first_column;
+    core.prefix.end(a.last.m + at, a.last.u + at, a.last.w + at * a.D);
+  }
+
+  // All rows of the item, from the prefix in `core` to the one after them.
+  template <bool Write>
+  __attribute__((noinline)) void walk(const Core& core, const Items::Item& item, Real* saved) const {
+    const Block<S>& block = core.block;
+    const Prefix<S>& prefix = core.prefix;
+    const int64_t n = item.columns, g = item.sequence, first = item.first_column;
+    const auto scores = a.sequences.rows(a.scores, g).shifted(first);
+    const auto v = a.sequences.rows(a.v, g).shifted(first * a.D);
+    const auto o = a.sequences.rows(a.o, g).shifted(first * a.D);
+    for (int64_t j = 0; j < n; ++j) prefix.other[j] = 1;
+    for (int64_t i = item.begin; i < item.end; i += block_rows) {
+      const int64_t rows = item.end - i < block_rows ? item.end - i : block_rows;
+      if (saved != nullptr) {
+        Real* at = saved + 2 * slot_of(a.sequences, g, i / block_rows) * a.N + first;
+        std::memcpy(at, prefix.m, n * sizeof(Real));
+        std::memcpy(at + a.N, prefix.u, n * sizeof(Real));
+      }
+      block.scan(scores, i, rows, prefix.m, prefix.u);
+      std::memset(prefix.local, 0, n * prefix.padded * sizeof(Real));
+      for (int64_t t = 0; t < rows; t += a.cut.t_per_tile) {
+        const int64_t tile = rows - t < a.cut.t_per_tile ? rows - t : a.cut.t_per_tile;
+        head_panels<S, Vectors, Heads>(n, a.D, [&](auto panel, int64_t j)
+                                                   __attribute__((always_inline)) {
+          this->tile<Write>(panel, core, v, o, i, t, tile, j);
+        });
+      }
+      const int64_t end = (rows - 1) * n;
+      std::memcpy(prefix.factor, block.before + end, n * sizeof(Real));
+      prefix.join(block.m + end, block.local, prefix.local);
+    }
+  }
+
+  // Rows [t, t + count) of the block that begins at row i, a panel of head j and its neighbours.
+  template <bool Write, class P>
+  FLASHRNN_INLINE void tile(P panel, const Core& core, const Rows<const Stored>& v,
+                            const Rows<Stored>& o, int64_t i, int64_t t, int64_t count,
+                            int64_t j) const {
+    const Block<S>& block = core.block;
+    const int64_t at = j * core.prefix.padded + panel.at, column = j * a.D + panel.at;
+    Vec local[P::all], before[P::all];
+    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
+      local[k] = S::load(core.prefix.local + at + k * S::lanes);
+      before[k] = S::load(core.prefix.w + at + k * S::lanes);
+    });
+    for (int64_t r = t; r < t + count; ++r) {
+      const Stored* from = v[i + r] + column;
+      const Stored* next = v[i + r + count] + column;
+      [[maybe_unused]] Stored* to = Write ? o[i + r] + column : nullptr;
+      unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
+        const int64_t scalar = r * block.n + j + h;
+        const Vec scale = S::broadcast(block.scale[scalar]), p = S::broadcast(block.p[scalar]);
+        const Vec inverse = S::broadcast(block.inverse[scalar]);
+        const Vec old = S::broadcast(block.before[scalar] * block.inverse[scalar]);
+        unroll<P::vectors>([&](auto vector) __attribute__((always_inline)) {
+          constexpr int k = h * P::vectors + vector;
+          const Vec x = panel.load(from + k * S::lanes);
+          prefetch(next + k * S::lanes);
+          local[k] = S::fma(p, x, scale * local[k]);
+          if constexpr (Write)
+            panel.store(to + k * S::lanes, S::fma(old, before[k], inverse * local[k]), streaming);
+        });
+      });
+    }
+    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
+      S::store(core.prefix.local + at + k * S::lanes, local[k]);
+    });
+  }
+
+  const Arguments& a;
+  Items items;
+  Workspace<Real> memory;
+  AttentionState<Real> totals{};
+  int64_t per_core = 0;
+  Real* cores = nullptr;
+  bool streaming = false;
+};
+
+}  // namespace flashrnn

@@ -1,0 +1,134 @@
+"""Linear recurrences h_t = a_t h_{t-1} + b_t as torch operators; complex numbers lie as pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from flashrnn.dtypes import arithmetic, scanned_dtype_of
+from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.emit.scan import LINEAR
+from flashrnn.runtime import higher
+from flashrnn.runtime.launch import address
+from flashrnn.runtime.registry import define, plain
+from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_of
+from flashrnn.scan_reference import linear_reference
+
+Tensor = torch.Tensor
+OptionalTensor = Tensor | None
+
+
+def _plan(direction: str, b: Tensor) -> ScanPlan:
+    B, T, C = b.shape
+    width = 2 if b.is_complex() else 1
+    storage = scanned_dtype_of(b.dtype)
+    return plan_for(LINEAR, direction, storage, b.is_complex(), B, T, C * width, 1)
+
+
+def _empty(like: Tensor, B: int, T: int) -> Tensor:
+    """[B, T, C] as like [B, T, C] (which may be an expanded tensor)."""
+    storage, C = scanned_dtype_of(like.dtype), like.shape[2]
+    if like.is_complex():
+        return torch.view_as_complex(empty_rows(like, storage, (C, 2)))
+    return empty_rows(like, storage, (C,))
+
+
+def _initial(h0: OptionalTensor, b: Tensor) -> OptionalTensor:
+    """h0 as the kernels read it: in the type of the arithmetic."""
+    return None if h0 is None else h0.to(_state_dtype(b)).contiguous()
+
+
+def _state_dtype(b: Tensor) -> torch.dtype:
+    return b.dtype if b.is_complex() else arithmetic(scanned_dtype_of(b.dtype)).torch
+
+
+def _cpu(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
+    (a, of_a), (b, of_b) = rows_of(a), rows_of(b)
+    B, T, _ = b.shape
+    h, plan = _empty(b, B, T), _plan(FORWARD, b)
+    h0 = _initial(h0, b)
+    fields = (*of_a, *of_b, address(h0), *rows_of(h)[1])
+    plan.run(fields, None, B, T, reverse, (plan.problem.columns,))
+    return h
+
+
+def _backward_cpu(
+    a: Tensor, h: Tensor, d_h: Tensor, h0: OptionalTensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    (a, of_a), (h, of_h), (d_h, of_d) = rows_of(a), rows_of(h), rows_of(d_h)
+    B, T, _ = h.shape
+    plan, h0 = _plan(BACKWARD, h), _initial(h0, h)
+    d_a, d_b = _empty(h, B, T), _empty(h, B, T)
+    d_h0 = h.new_empty(0) if h0 is None else torch.empty_like(h0)
+    out = (*rows_of(d_a)[1], *rows_of(d_b)[1], 0 if h0 is None else d_h0.data_ptr())
+    fields = (*of_a, *of_h, *of_d, address(h0), *out)
+    plan.run(fields, None, B, T, reverse, (plan.problem.columns,))
+    return d_a, d_b, d_h0
+
+
+class _LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
+        h: Tensor = plain(torch.ops.flashrnn.linear_scan.default, _cpu)(a, b, h0, reverse)
+        ctx.save_for_backward(a, b, h0, h)
+        ctx.reverse = reverse
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, d_h: Tensor) -> tuple[OptionalTensor, ...]:
+        *inputs, h = ctx.saved_tensors
+        a, _, h0 = inputs
+        run = plain(torch.ops.flashrnn.linear_scan_backward.default, _backward_cpu)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            d_a, d_b, d_h0 = run(a, h, d_h, h0, ctx.reverse)
+            d_h0 = None if h0 is None else d_h0.to(h0.dtype)
+            found = zip((d_a, d_b, d_h0), ctx.needs_input_grad[:3], strict=True)
+            return tuple(d if need else None for d, need in found)
+
+        def slow(a: Tensor, b: Tensor, h0: OptionalTensor) -> tuple[Tensor]:
+            return (linear_reference(a, b, h0, ctx.reverse),)
+
+        return *higher.gradients(fused, slow, inputs, (d_h,)), None
+
+
+def _fake_rows(like: Tensor) -> Tensor:
+    B, T, C = like.shape
+    if like.stride(0) < like.stride(1) and B > 1 and T > 1:
+        return like.new_empty((T, B, C)).transpose(0, 1)
+    return like.new_empty((B, T, C))
+
+
+def _fake(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
+    return _fake_rows(b)
+
+
+def _backward_fake(
+    a: Tensor, h: Tensor, d_h: Tensor, h0: OptionalTensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_h0 = h.new_empty(0) if h0 is None else h0.new_empty(h0.shape, dtype=_state_dtype(h))
+    return _fake_rows(h), _fake_rows(h), d_h0
+
+
+define(
+    "linear_scan",
+    "(Tensor a, Tensor b, Tensor? h0, bool reverse) -> Tensor",
+    _cpu,
+    _fake,
+    _LinearScan,
+)
+define(
+    "linear_scan_backward",
+    "(Tensor a, Tensor h, Tensor d_h, Tensor? h0, bool reverse) -> "
+    "(Tensor d_a, Tensor d_b, Tensor d_h0)",
+    _backward_cpu,
+    _backward_fake,
+)
+
+
+def linear_scan(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
+    """flashrnn::linear_scan on checked tensors [B, T, C]."""
+    run = plain(torch.ops.flashrnn.linear_scan.default, _cpu, _LinearScan)
+    h: Tensor = run(a, b, h0, reverse)
+    return h

@@ -1,0 +1,191 @@
+"""Which compiled scan serves a call, and how the call is packed: like kernels.py and launch.py."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotune import cache
+from autotune.device import Device
+from flashrnn.dtypes import Dtype
+from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
+from flashrnn.runtime import pool
+from flashrnn.runtime.build import build, open_library, primitives_digest
+from flashrnn.runtime.openmp import threading
+from flashrnn.runtime.scratch import scratch
+from flashrnn.runtime.threads import thread_count
+from flashrnn.tiling import scan
+from flashrnn.tiling.scan import ScanProblem, ScanTiling
+
+Tensor = torch.Tensor
+
+# The arguments of csrc/cpu/scan_*.hpp, 8 bytes each: how many before and after the workspace.
+_FIELDS = {
+    (ATTENTION, FORWARD): (16, 12),
+    (ATTENTION, BACKWARD): (31, 12),
+    (LINEAR, FORWARD): (10, 11),
+    (LINEAR, BACKWARD): (17, 11),
+}
+_LAYOUTS = {k: struct.Struct(f"={a + 1 + b}q") for k, (a, b) in _FIELDS.items()}
+
+# Numbers in and out below which one thread is done before another wakes up.
+PARALLEL_NUMBERS = 1 << 17
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """A compiled scan and the part of its tiling that is an argument of the call."""
+
+    problem: ScanProblem
+    library: Any
+    tiling: ScanTiling
+    tuned: bool
+
+    def run(
+        self,
+        pointers: tuple[int, ...],
+        offsets: Tensor | None,
+        sequences: int,
+        T: int,
+        reverse: bool,
+        sizes: tuple[int, ...],
+    ) -> None:
+        """Run on the fields before the workspace. T: of the longest sequence; sizes: N and D, or C.
+
+        offsets: where packed sequences begin, int64, or None.
+        """
+        t, threads = self.tiling, self.problem.threads
+        numbers = sequences * T * self.problem.row
+        region = threading()[0] if threads > 1 and numbers >= PARALLEL_NUMBERS else 0
+        rest = (
+            (region, 0 if offsets is None else offsets.data_ptr(), sequences, T, int(reverse))
+            + sizes
+            + (t.columns_per_core, t.t_per_chunk, t.t_per_tile, threads, t.streaming)
+        )
+        layout = _LAYOUTS[self.problem.kind, self.problem.direction]
+        needed = self.library.flashrnn_workspace(layout.pack(*pointers, 0, *rest))
+        workspace = scratch("scan", needed, self.problem.real)
+        self.library.flashrnn_run(layout.pack(*pointers, workspace, *rest))
+
+
+_plans: dict[ScanProblem, tuple[int, ScanPlan]] = {}
+
+
+def plan_for(
+    kind: str,
+    direction: str,
+    storage: Dtype,
+    is_complex: bool,
+    sequences: int,
+    T: int,
+    columns: int,
+    width: int,
+) -> ScanPlan:
+    """The plan for these sizes and the current number of threads.
+
+    T takes part as the next power of two, and at most as many sequences as there are threads, so
+    that few problems are solved and tuned.
+    """
+    threads = thread_count()
+    problem = problem_of(
+        kind, direction, storage, is_complex, sequences, T, columns, width, threads
+    )
+    known = _plans.get(problem)
+    if known is None or known[0] != cache.generation():
+        device = Device.current()
+        config = cache.lookup(problem_key(problem), device)
+        tiling = ScanTiling.of_config(config) if config else scan.default(problem, device)
+        known = cache.generation(), load(problem, tiling, bool(config))
+        _plans[problem] = known
+    return known[1]
+
+
+def problem_of(
+    kind: str,
+    direction: str,
+    storage: Dtype,
+    is_complex: bool,
+    sequences: int,
+    T: int,
+    columns: int,
+    width: int,
+    threads: int,
+) -> ScanProblem:
+    """The problem that serves these sizes: see `plan_for`."""
+    rounded = max(scan.BLOCK_ROWS, 1 << max(0, T - 1).bit_length())
+    return ScanProblem(
+        kind, direction, storage, is_complex, min(sequences, 4 * threads), rounded, columns, width,
+        threads,
+    )  # fmt: skip
+
+
+def problem_key(problem: ScanProblem) -> dict[str, int | str]:
+    """What a tuned tiling is remembered under."""
+    return {
+        "kernel": problem.name,
+        "dtype": problem.storage.name + (" complex" if problem.is_complex else ""),
+        "B": problem.sequences,
+        "T": problem.T,
+        "N": problem.columns,
+        "D": problem.width,
+        "threads": problem.threads,
+        "source": primitives_digest(),
+    }
+
+
+def source_of(problem: ScanProblem, tiling: ScanTiling, device: Device) -> str:
+    """The C++ that is compiled for this tiling."""
+    return emit_scan(
+        problem.kind,
+        problem.direction,
+        problem.storage,
+        problem.real,
+        is_complex=problem.is_complex,
+        vector_bytes=device.vector_bytes,
+        vectors_per_panel=tiling.vectors_per_panel,
+        heads_per_panel=tiling.heads_per_panel,
+    )
+
+
+def compiled(problem: ScanProblem, tiling: ScanTiling) -> Path:
+    """The library of this tiling, compiled unless an earlier run did."""
+    device = Device.current()
+    return build(_name(problem), source_of(problem, tiling, device), device)
+
+
+def load(problem: ScanProblem, tiling: ScanTiling, tuned: bool) -> ScanPlan:
+    """Compile if need be, and open the library."""
+    device = Device.current()
+    entries = ("flashrnn_run", "flashrnn_workspace")
+    source = source_of(problem, tiling, device)
+    library = open_library(_name(problem), source, device, entries)
+    return ScanPlan(problem, library, tiling, tuned)
+
+
+def rows_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """x [B, T, ...] with every step contiguous, copied if need be, and its fields of a call."""
+    if x.numel() and not x[0, 0].is_contiguous():
+        x = x.contiguous()
+    size = 2 if x.is_complex() else 1
+    return x, (x.data_ptr(), x.stride(0) * size, x.stride(1) * size)
+
+
+def empty_rows(like: Tensor, dtype: Dtype, tail: tuple[int, ...]) -> Tensor:
+    """An uninitialised [B, T, *tail] whose B and T are ordered in memory as `like`'s.
+
+    Large ones come from the pool: fresh pages would cost more than the scan.
+    """
+    B, T = like.shape[:2]
+    outer = like.stride(0) < like.stride(1) and B > 1 and T > 1
+    x = pool.empty(((T, B) if outer else (B, T)) + tail, dtype)
+    return x.transpose(0, 1) if outer else x
+
+
+def _name(problem: ScanProblem) -> str:
+    words = f"{problem.kind}-{problem.direction}-{problem.storage.name}".replace(" ", "-")
+    return words + ("-complex" if problem.is_complex else "")
