@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from autotune import cache, show, show_compiled
 from autotune.compare import compare
-from autotune.compiling import LIMIT_SECONDS, compilers, no_solution, survey
+from autotune.compiling import LIMIT_SECONDS, compilers, conflict, survey
 from autotune.device import Device
 from autotune.errors import AutotuneError, CacheWarning, NoGpu, UnknownDevice, UnknownKernel
 from autotune.registry import Origin, load_family, registered, resolve
@@ -176,7 +176,7 @@ def _compile(reference: str, options: argparse.Namespace) -> int:
         for index, tunable in enumerate(tunables):
             attempts = survey(run, origin, index, tunable, device, options.top)
             if not attempts:
-                reason = no_solution(tunable, device)
+                reason = str(conflict(tunable, device))
                 show_compiled.no_configuration(out, tunable.name, device, reason)
                 found.append({"name": tunable.name, "reason": reason, "attempts": []})
                 continue

@@ -88,13 +88,13 @@ def best(tunable: Tunable[Gpu], device: Gpu, count: int) -> list[Candidate]:
     return ranked(solutions, tunable, device)[:count]
 
 
-def no_solution(tunable: GpuTunable, device: Gpu) -> str:
-    """Why no configuration fits the device: the constraints that cannot hold together."""
+def conflict(tunable: GpuTunable, device: Gpu) -> Infeasible | None:
+    """Why no configuration fits the device, with the constraints; None where one fits."""
     try:
         tunable.model(device).solve()
     except Infeasible as error:
-        return str(error)
-    return ""
+        return error
+    return None
 
 
 @contextmanager

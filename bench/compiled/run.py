@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 
 from autotune.compiler_report import tool_version
-from autotune.compiling import Attempt, Job, Run, attempt, best, no_solution, reranked
+from autotune.compiling import Attempt, Job, Run, attempt, best, conflict, reranked
 from autotune.errors import NoGpuKernels
 from autotune.gpu import Gpu
 from autotune.registry import Origin, load_family, resolve
@@ -121,7 +121,7 @@ def run(
         for search in searches:
             row = known.get((search.case, search.direction, search.schedule))
             if row is not None and search.made(row):
-                rows.append(row)
+                rows.append(replace(row, forced_by=search.forced_by))
             else:
                 fresh.append(search)
         _settle(fresh, compile_)
@@ -162,5 +162,6 @@ def _searches(case: Case, directions: Sequence[str]) -> Iterator[_Search]:
                 case, origin, index, tunable, device, direction, schedule, reasons, candidates, []
             )
         else:
-            reason = no_solution(tunable, device).splitlines()[1:]
-            forced.setdefault(direction, []).append(", ".join(line.strip() for line in reason))
+            error = conflict(tunable, device)
+            limits = [rule.name or str(rule) for rule in error.conflict] if error else []
+            forced.setdefault(direction, []).append(" and ".join(limits))

@@ -13,7 +13,7 @@ import pytest
 
 from autotune import cli, compiler_report
 from autotune.compiler_report import Report, from_text
-from autotune.compiling import Job, attempt, compilers, no_solution, reranked, spill_factor, survey
+from autotune.compiling import Job, attempt, compilers, conflict, reranked, spill_factor, survey
 from autotune.device import Device
 from autotune.registry import Origin
 from autotune.space import Candidate, Prediction
@@ -158,7 +158,7 @@ def test_where_nothing_fits_the_limit_is_named(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().out
     assert "no configuration fits" in told
     assert "shared memory per block (bytes): 540,672 of 101,376" in told
-    assert no_solution(origin(head_dim=32).gpu_tunables()[0], H100) == ""
+    assert conflict(origin(head_dim=32).gpu_tunables()[0], H100) is None
 
 
 @pytest.mark.parametrize(
