@@ -1,4 +1,4 @@
-"""The measuring process: loads, checks and times candidates for the process that started it.
+"""The measuring process: compiles, loads, checks and times candidates for its parent.
 
 One JSON object per line on standard input, one answer per line on what was standard output (what a
 kernel prints there is dropped, so that it cannot disturb the conversation). The number of the
@@ -8,6 +8,7 @@ there which one it was.
 
 from __future__ import annotations
 
+import base64
 import json
 import mmap
 import os
@@ -15,14 +16,18 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from autotune import measure_gpu
 from autotune.cache import remember_here
 from autotune.measure import Timing, interleave
+from autotune.measure_gpu import CudaStream, Stream
 from autotune.registry import Origin
-from autotune.space import Config, Runner
+from autotune.space import Check, Config, GpuRunner, Runner, Tunable
 
 NOBODY = -1
 SLOT_BYTES = 8
@@ -40,12 +45,21 @@ class Server:
             self.slot = memoryview(mmap.mmap(file.fileno(), SLOT_BYTES)).cast("q")
         for problem, fingerprint, config in start["remembered"]:
             remember_here(problem, fingerprint, config)
-        self.tunables = self.origin.tunables()
+        self.gpu = self.origin.gpu
+        self.tunables: Sequence[Tunable[Any]] = (
+            self.origin.tunables() if self.gpu is None else self.origin.gpu_tunables()
+        )
         self.runners: dict[int, Runner] = {}
+
+    @cached_property
+    def stream(self) -> Stream | None:
+        """Where candidates run that are timed on a GPU."""
+        return None if self.gpu is None else CudaStream(self.gpu.l2_bytes)
 
     def answer(self, request: Message) -> Message:
         actions: dict[str, Callable[[Message], Message]] = {
             "check": self.check,
+            "compile": self.compile,
             "time": self.time,
             "comparisons": self.labels,
             "compare": self.compare,
@@ -53,20 +67,27 @@ class Server:
         self.slot[0] = NOBODY
         return actions[request["op"]](request)
 
+    def compile(self, request: Message) -> Message:
+        """Compile a candidate for its origin's GPU, which need not be there."""
+        origin = Origin(request["reference"], request["options"])
+        gpu, tunable = origin.gpu, origin.gpu_tunables()[request["index"]]
+        assert gpu is not None, "else it had no tunables"
+        made = tunable.compile(request["config"], gpu)
+        cubin = base64.b64encode(made.cubin).decode("ascii")
+        return {**asdict(made), "cubin": cubin}
+
     def check(self, request: Message) -> Message:
         """Load a candidate, compare it with the reference, and time one warm run."""
         candidate = request["candidate"]
         self.slot[0] = candidate
         runner = self.runner(candidate, request["config"])
-        check = runner.check()
+        check = self.verified(runner)
         if not check.ok:
             del self.runners[candidate]
             seconds = 0.0
         else:
             runner.run()
-            start = time.perf_counter()
-            runner.run()
-            seconds = time.perf_counter() - start
+            seconds = self.once(runner.run)
         # plain numbers: a kernel may well hand over its array library's scalars
         error, bound = float(check.error), float(check.bound)
         return {"error": error, "bound": bound, "what": check.what, "seconds": seconds}
@@ -77,7 +98,13 @@ class Server:
         for candidate in self.runners.keys() - wanted.keys():
             del self.runners[candidate]
         timed = {at: self.marked(at, self.runner(at, config)) for at, config in wanted.items()}
-        timings = interleave(timed, seconds=request["seconds"], min_rounds=MIN_ROUNDS)
+        seconds = request["seconds"]
+        if self.stream is None:
+            timings = interleave(timed, seconds=seconds, min_rounds=MIN_ROUNDS)
+        else:
+            timings = measure_gpu.interleave(
+                timed, self.stream, seconds=seconds, min_rounds=MIN_ROUNDS
+            )
         return {"timings": [[at, timing.samples] for at, timing in timings.items()]}
 
     def labels(self, request: Message) -> Message:
@@ -89,6 +116,19 @@ class Server:
             {"ours": comparison.ours, "theirs": comparison.theirs}, seconds=request["seconds"]
         )
         return {name: timing.samples for name, timing in timings.items()}
+
+    def once(self, run: Callable[[], None]) -> float:
+        """Seconds of one run."""
+        if self.stream is not None:
+            return measure_gpu.once(run, self.stream)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def verified(self, runner: Runner) -> Check:
+        if self.stream is None:
+            return runner.check()
+        return measure_gpu.verify(cast("GpuRunner", runner), self.stream)
 
     def runner(self, candidate: int, config: Config) -> Runner:
         if candidate not in self.runners:
