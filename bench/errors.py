@@ -9,12 +9,34 @@ class BenchError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
-class UnknownSuite(BenchError):
+class Usage(BenchError):
+    """The command line asks for something that does not exist."""
+
+
+class UnknownSuite(Usage):
     """No suite has this name."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         listing = ", ".join(sorted(known))
         super().__init__(f"no suite is called {name!r}; known: {listing}")
+
+
+class UnknownChoice(Usage):
+    """No cell, shape or peer is called so."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"no {what} is called {name!r}; known: {', '.join(known)}")
+
+
+class MissingPeer(BenchError):
+    """A peer that was asked for by name is not installed."""
+
+    def __init__(self, name: str, modules: Iterable[str], why: str) -> None:
+        needs = " and ".join(modules)
+        super().__init__(
+            f"the peer {name!r} needs {needs} ({why}); "
+            "install them: pip install 'flashrnn-compiler[peers]'"
+        )
 
 
 class Disagreement(BenchError):
@@ -29,3 +51,14 @@ class UnreadableReport(BenchError):
 
     def __init__(self, path: object, why: str) -> None:
         super().__init__(f"{path} is no benchmark report: {why}; `flashrnn-bench run` writes one")
+
+
+class NoPage(BenchError):
+    """A suite has nothing to draw."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"the suite of {path} has no page; `flashrnn-bench show` prints it")
+
+
+class NothingToDraw(BenchError):
+    """A page needs matplotlib, or at least one case."""

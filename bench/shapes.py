@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from bench.errors import UnknownSuite
+from bench.errors import UnknownChoice
 from flashrnn.dims import Dims
-from flashrnn.dtypes import FLOAT32, Dtype
 
 
 @dataclass(frozen=True)
-class Suite:
-    """Problems that are run together. A layer's input is as wide as its output, N * D."""
+class Shape:
+    """A layer: batch B, time T, and its width D, which its heads share out."""
 
-    dtype: Dtype
-    shapes: tuple[Dims, ...]
+    B: int
+    T: int
+    D: int
+
+    def dims(self, heads: int) -> Dims:
+        """The recurrence in so many heads, which must divide D."""
+        if self.D % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {self.D}")
+        return Dims(self.B, self.T, heads, self.D // heads)
+
+    @staticmethod
+    def of(dims: Dims) -> Shape:
+        return Shape(dims.B, dims.T, dims.hidden_size)
+
+    @staticmethod
+    def parse(text: str) -> Shape:
+        """From "BxTxD". Raises UnknownChoice."""
+        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+        if not found:
+            raise UnknownChoice("shape", text, ["BxTxD, as in 8x256x64"])
+        return Shape(*(int(number) for number in found.groups()))
+
+    def __str__(self) -> str:
+        return f"{self.B}x{self.T}x{self.D}"
 
 
-SUITES = {
-    # One sequence, a small and a larger batch: bound by latency, by both, by arithmetic.
-    "quick": Suite(
-        FLOAT32,
-        (
-            Dims(B=1, T=256, N=1, D=64),
-            Dims(B=8, T=256, N=1, D=64),
-            Dims(B=32, T=512, N=1, D=64),
-        ),
-    ),
-}
-
-
-def suite_of(name: str) -> Suite:
-    """The suite of this name. Raises UnknownSuite, which lists the known names."""
-    try:
-        return SUITES[name]
-    except KeyError:
-        raise UnknownSuite(name, SUITES) from None
+# From one short sequence to a large batch of wide layers: bound by latency, by the bandwidth of
+# each cache, by arithmetic.
+CPU = (
+    Shape(1, 256, 64),
+    Shape(1, 1024, 64),
+    Shape(1, 256, 256),
+    Shape(8, 256, 64),
+    Shape(8, 256, 128),
+    Shape(16, 256, 256),
+    Shape(32, 512, 64),
+    Shape(16, 128, 768),
+    Shape(64, 128, 512),
+)
+# One sequence, a small and a larger batch.
+QUICK = (Shape(1, 256, 64), Shape(8, 256, 64), Shape(32, 512, 64))

@@ -9,44 +9,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.cases import KINDS, Case, Kind, case_of, verify
-from bench.shapes import suite_of
-from flashrnn.dims import Dims
+from bench import peers
+from bench.layers.cases import Case, Judges, case_of, verify
+from bench.layers.problem import problem_of
+from bench.layers.suite import quick_plan
+from bench.machine import confined
 
-QUICK = suite_of("quick")
-THREADS = 1
+PLAN = quick_plan()
+(SUBJECT,), (THREADS,) = PLAN.subjects, PLAN.threads
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+    with confined(THREADS):
+        yield
 
 
 @pytest.fixture(scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
-    dims, kind = request.param
-    made = case_of(dims, QUICK.dtype, kind)
-    verify(made)
+    shape, kind = request.param
+    problem = problem_of(SUBJECT, shape.dims(SUBJECT.heads), PLAN.dtype)
+    made = case_of(problem, kind, THREADS, peers.load(PLAN.peers)[0])
+    verify(made, Judges.of(problem))
     return made
 
 
 @pytest.mark.parametrize("contender", [0, 1, 2], ids=["flashrnn", "nn.LSTM", "loop"])
 @pytest.mark.parametrize(
     "case",
-    [(dims, kind) for dims in QUICK.shapes for kind in KINDS],
-    ids=lambda param: _label(*param),
+    [(shape, kind) for shape in PLAN.shapes for kind in PLAN.kinds],
+    ids=lambda param: f"{param[0]} {param[1].label}",
     indirect=True,
 )
 def test_quick(benchmark: BenchmarkFixture, case: Case, contender: int) -> None:
     benchmark.group = case.label
     benchmark(case.contenders[contender].call)
-
-
-def _label(dims: Dims, kind: Kind) -> str:
-    return f"{dims} {kind.label}"
