@@ -7,16 +7,36 @@ kill, and keeps the answer where `lookup` finds it.
 """
 
 from autotune.cache import cache_directory, lookup
-from autotune.device import Device
-from autotune.space import Check, Comparison, Config, Family, Options, Problem, Runner, Tunable
+from autotune.device import Cpu, Device
+from autotune.gpu import Gpu
+from autotune.space import (
+    Check,
+    Comparison,
+    Compiled,
+    Config,
+    Family,
+    GpuFamily,
+    GpuTunable,
+    Options,
+    Prediction,
+    Problem,
+    Runner,
+    Tunable,
+)
 
 __all__ = [
     "Check",
     "Comparison",
+    "Compiled",
     "Config",
+    "Cpu",
     "Device",
     "Family",
+    "Gpu",
+    "GpuFamily",
+    "GpuTunable",
     "Options",
+    "Prediction",
     "Problem",
     "Runner",
     "Tunable",

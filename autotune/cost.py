@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from autotune.device import Device
+from autotune.device import Cpu
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Work:
     overhead_cycles: float = 0.0
 
 
-def cycles(work: Work, device: Device) -> float:
+def cycles(work: Work, device: Cpu) -> float:
     """Estimated clock cycles of `work` on one core of `device`."""
     arithmetic = work.fma / device.fma_per_cycle + work.transcendental_cycles
     loading = work.loads / device.loads_per_cycle
@@ -37,6 +37,6 @@ def cycles(work: Work, device: Device) -> float:
     return max(arithmetic, loading, *traffic) + work.overhead_cycles
 
 
-def seconds(work: Work, device: Device) -> float:
+def seconds(work: Work, device: Cpu) -> float:
     """Estimated seconds of `work` on `device`."""
     return cycles(work, device) / (device.clock_mhz * 1e6)

@@ -1,4 +1,7 @@
-"""The machine that a kernel is tuned for: what the probe read, completed from devices.toml."""
+"""The processor that a kernel is tuned for: what the probe read, completed from devices.toml.
+
+A CPU is described here, a GPU in `gpu.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from autotune import probe
 from autotune.errors import IsaUnavailable
@@ -20,12 +23,57 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+if TYPE_CHECKING:
+    from autotune.gpu import Gpu
+
 TABLE = Path(__file__).with_name("devices.toml")
 LEVELS = ("l1", "l2", "l3", "memory")
 
 
-@dataclass(frozen=True)
 class Device:
+    """A processor that kernels are tuned for: a `Cpu` or a `Gpu`.
+
+    `fingerprint` is all that a tuned answer depends on, as one short line: the same on each start.
+    """
+
+    name: str
+    kind: str  # "cpu" or "cuda"
+
+    @property
+    def fingerprint(self) -> str:
+        raise NotImplementedError
+
+    @overload
+    @staticmethod
+    def current(kind: Literal["cpu"] = "cpu") -> Cpu: ...
+    @overload
+    @staticmethod
+    def current(kind: Literal["cuda"]) -> Gpu: ...
+    @staticmethod
+    def current(kind: Literal["cpu", "cuda"] = "cpu") -> Cpu | Gpu:
+        """The processor that this process runs on, probed once per process.
+
+        For "cuda" the GPU that torch uses at present. Raises NoGpu where there is none.
+        """
+        if kind == "cpu":
+            return _current()
+        from autotune import gpu
+
+        return gpu.current()
+
+    @staticmethod
+    def named(name: str) -> Gpu:
+        """A GPU of the table, "h100-sxm": kernels are compiled for it without having it.
+
+        "cuda" is the GPU of this machine. Raises UnknownDevice, which lists close matches.
+        """
+        from autotune import gpu
+
+        return gpu.current() if name == "cuda" else gpu.named(name)
+
+
+@dataclass(frozen=True)
+class Cpu(Device):
     """A CPU as one process may use it. Sizes in bytes, rates per clock cycle and core.
 
     `fma_per_cycle` and `loads_per_cycle` count full-width vector instructions of `isa`.
@@ -54,17 +102,12 @@ class Device:
     processor: Processor = field(repr=False)
     assumed: tuple[str, ...] = ()
 
-    @staticmethod
-    def current() -> Device:
-        """The CPU this process runs on, probed once per process."""
-        return _current()
-
     @property
     def isas(self) -> tuple[str, ...]:
         """Every instruction set that this processor has, widest first."""
         return _isas(self.processor)
 
-    def with_isa(self, isa: str) -> Device:
+    def with_isa(self, isa: str) -> Cpu:
         """The same machine restricted to another instruction set.
 
         Raises IsaUnavailable if the processor does not have it.
@@ -82,10 +125,7 @@ class Device:
 
     @cached_property
     def fingerprint(self) -> str:
-        """All that a tuned answer depends on, as one short line: the same on each start.
-
-        The clock is left out: it changes from boot to boot and scales all candidates alike.
-        """
+        """The clock is left out: it changes from boot to boot and scales all candidates alike."""
         cpu = self.processor
         sizes = "/".join(str(n // 1024) for n in (self.l1_bytes, self.l2_bytes, self.l3_bytes))
         return (
@@ -95,7 +135,7 @@ class Device:
 
 
 @cache
-def _current() -> Device:
+def _current() -> Cpu:
     if hasattr(os, "sched_getaffinity"):
         cpus: Collection[int] = os.sched_getaffinity(0)
     else:
@@ -103,10 +143,10 @@ def _current() -> Device:
     return describe(Path("/"), cpus)
 
 
-def describe(root: Path, cpus: Collection[int]) -> Device:
+def describe(root: Path, cpus: Collection[int]) -> Cpu:
     """The device whose /proc and /sys lie under `root`, for a process allowed on `cpus`."""
     facts = probe.read(root, cpus)
-    assumed = _table()["assumed"]
+    assumed = table()["assumed"]
     processor = facts.processor or Processor(
         platform.processor() or assumed["name"], "", 0, 0, frozenset()
     )
@@ -124,7 +164,7 @@ def describe(root: Path, cpus: Collection[int]) -> Device:
         known["l3_bytes"] = max(known["l3_bytes"], known["l2_bytes"])
     if facts.processor is None:
         missing = ["name", "isa", *missing]
-    return Device(
+    return Cpu(
         name=processor.name,
         kind="cpu",
         processor=processor,
@@ -135,19 +175,19 @@ def describe(root: Path, cpus: Collection[int]) -> Device:
 
 
 @cache
-def _table() -> dict[str, Any]:
+def table() -> dict[str, Any]:
     return tomllib.loads(TABLE.read_text(encoding="utf-8"))
 
 
 def _isas(processor: Processor) -> tuple[str, ...]:
-    known = _table()["isa"].items()
+    known = table()["isa"].items()
     return tuple(name for name, row in known if processor.flags.issuperset(row["requires"]))
 
 
 def _rates(isa: str, processor: Processor) -> dict[str, Any]:
     """The fields of Device that follow from the instruction set and the processor."""
-    row = _row(_table()["isa"][isa], processor)
-    band = _row(_table()["bandwidth"], processor)
+    row = _row(table()["isa"][isa], processor)
+    band = _row(table()["bandwidth"], processor)
     return {
         "isa": isa,
         "vector_bytes": row["vector_bytes"],

@@ -22,6 +22,49 @@ class IsaUnavailable(AutotuneError):
         self.available = tuple(available)
 
 
+class NoGpu(AutotuneError):
+    """A GPU of this machine was asked for, and there is none that torch can use."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"there is no GPU to use: {why}; kernels can be compiled for a GPU by its name, "
+            "which `autotune devices` lists"
+        )
+        self.why = why
+
+
+class UnknownDevice(AutotuneError):
+    """No GPU of the table is called so."""
+
+    def __init__(self, name: str, close: Sequence[str], known: Sequence[str]) -> None:
+        guess = f"did you mean {' or '.join(close)}? " if close else ""
+        super().__init__(f"no GPU is called {name!r}; {guess}known: {_listing(known)}")
+        self.name = name
+        self.close = tuple(close)
+
+
+class MissingExtra(AutotuneError):
+    """A package that this needs is not installed; an extra of flashrnn-compiler brings it."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package}, which is not installed: "
+            f"pip install 'flashrnn-compiler[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+class UnknownArchitecture(AutotuneError):
+    """The table has no limits for this compute capability."""
+
+    def __init__(self, sm: int, known: Sequence[int]) -> None:
+        super().__init__(
+            f"no limits are known for sm_{sm}; known: {_listing(f'sm_{n}' for n in known)}"
+        )
+        self.sm = sm
+
+
 class UnknownKernel(AutotuneError):
     """No installed package registers a kernel family under this name."""
 

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from autotune.device import Cpu
 from autotune.errors import FamilyUnavailable, UnknownKernel
 from autotune.space import Comparison, Family, Options, Tunable
 
@@ -55,7 +56,7 @@ class Origin:
     def threads(self) -> int:
         return int(self.options.get("threads") or 1)
 
-    def tunables(self) -> list[Tunable]:
+    def tunables(self) -> list[Tunable[Cpu]]:
         return load_family(self.reference).tunables(self.options)
 
     def comparisons(self) -> list[Comparison]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.cache import Entry
-from autotune.device import Device
 from autotune.measure import Timing
-from autotune.space import Candidate, Check, Tunable
+from autotune.space import Candidate, Check, DeviceT_contra, Tunable
 
 
 @dataclass
@@ -118,7 +117,9 @@ def timing_report(timing: Timing) -> dict[str, Any]:
     }
 
 
-def binding(tunable: Tunable, device: Device, config: Mapping[str, int]) -> tuple[str, ...]:
+def binding(
+    tunable: Tunable[DeviceT_contra], device: DeviceT_contra, config: Mapping[str, int]
+) -> tuple[str, ...]:
     """What the limits with nothing to spare have used of what they allow, in words.
 
     The tightest limit where all have some slack. What `config` violates, where it is a default

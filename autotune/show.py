@@ -14,7 +14,7 @@ from rich.table import Table
 
 from autotune.cache import Entry
 from autotune.compare import Row
-from autotune.device import Device
+from autotune.device import Cpu, Device
 from autotune.measure import Timing
 from autotune.result import Result
 from autotune.tuner import Watch
@@ -155,7 +155,7 @@ def _words(problem: Mapping[str, int | str]) -> str:
     )
 
 
-def machine(out: Console, device: Device) -> None:
+def machine(out: Console, device: Cpu) -> None:
     """The device's row, and where each value comes from."""
     table = Table("limit", "value", "known from", title=device.name)
     for field in fields(device):

@@ -6,6 +6,9 @@ without arguments that returns a Family. From the command line's options a famil
 
     problem, device -> constraint model -> candidates -> build -> load -> check -> run
 
+A kernel for a GPU is a `GpuTunable`: besides, it predicts what the compiler will need, and
+compiles where there is no GPU, so that the prediction can be held against the compiler.
+
 A *configuration* is a solution of the model: a mapping from the names of its variables to
 integers. The tuner never looks inside; it ranks, builds, checks, times and remembers.
 """
@@ -15,11 +18,12 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from autotune.device import Device
+from autotune.device import Cpu, Device
+from autotune.gpu import Gpu
 
 if TYPE_CHECKING:
     from constrint import Model
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 Config: TypeAlias = Mapping[str, int]
 Problem: TypeAlias = Mapping[str, "int | str"]
 Options: TypeAlias = Mapping[str, "str | int | float | bool | None"]
+DeviceT_contra = TypeVar("DeviceT_contra", bound=Device, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class Runner(Protocol):
         ...
 
 
-class Tunable(Protocol):
-    """One kernel with one problem, to be configured for a device."""
+class Tunable(Protocol[DeviceT_contra]):
+    """One kernel with one problem, to be configured for a device of one kind."""
 
     @property
     def name(self) -> str:
@@ -74,15 +79,15 @@ class Tunable(Protocol):
         """
         ...
 
-    def model(self, device: Device) -> Model:
+    def model(self, device: DeviceT_contra) -> Model:
         """The constraints on a configuration. Name them: the one that binds is printed."""
         ...
 
-    def cost(self, config: Config, device: Device) -> float:
+    def cost(self, config: Config, device: DeviceT_contra) -> float:
         """Estimated seconds of one run, to rank candidates by; called for every solution."""
         ...
 
-    def default(self, device: Device) -> dict[str, int]:
+    def default(self, device: DeviceT_contra) -> dict[str, int]:
         """What is used where nothing was tuned; always a candidate.
 
         Variables that follow from the others may be left out.
@@ -103,6 +108,44 @@ class Tunable(Protocol):
 
     def describe(self, config: Config) -> str:
         """The configuration in one line for people."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a configuration is expected to need: registers per thread, bytes per block."""
+
+    registers: int
+    shared_bytes: int
+    threads: int  # per block
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel as the compiler made it.
+
+    `shared_bytes` per block is the kernel's own figure, static and dynamic together: the cubin
+    only knows the static part. `seconds` is what compiling took.
+    """
+
+    cubin: bytes
+    shared_bytes: int
+    threads: int  # per block
+    seconds: float
+
+
+class GpuTunable(Tunable[Gpu], Protocol):
+    """One kernel for a GPU with one problem; `build` and `load` need a GPU, the rest none."""
+
+    def predict(self, config: Config, device: Gpu) -> Prediction:
+        """What the compiler will need for this configuration."""
+        ...
+
+    def compile(self, config: Config, device: Gpu) -> Compiled:
+        """Compile for `device`, which need not be there; raises on failure.
+
+        Called in a process of its own that is killed after a time limit.
+        """
         ...
 
 
@@ -128,7 +171,7 @@ class Family(Protocol):
         """Declare the problem's options. Values must be strings, numbers, booleans or None."""
         ...
 
-    def tunables(self, options: Options) -> list[Tunable]:
+    def tunables(self, options: Options) -> list[Tunable[Cpu]]:
         """The kernels to tune, in order, for the parsed options.
 
         `options` also holds "threads", the number of threads to tune for. Called again in the
@@ -139,6 +182,23 @@ class Family(Protocol):
 
     def comparisons(self, options: Options) -> list[Comparison]:
         """What to time after tuning; runs in the measuring process, reads what is remembered."""
+        ...
+
+
+@runtime_checkable
+class GpuFamily(Family, Protocol):
+    """A family that has kernels for GPUs as well."""
+
+    def add_gpu_arguments(self, parser: argparse._ArgumentGroup) -> None:
+        """Declare the problem's options for a GPU, where types and directions may differ."""
+        ...
+
+    def gpu_tunables(self, options: Options, device: Gpu) -> Sequence[GpuTunable]:
+        """The kernels for `device`, in order, for the parsed options of `add_gpu_arguments`.
+
+        Called again in other processes with the same options: the answer must be the same list.
+        Raises ValueError for sizes that make no sense, MissingExtra where a compiler is missing.
+        """
         ...
 
 
@@ -170,7 +230,7 @@ class Space:
         return [self.default, *cheapest]
 
 
-def candidates(tunable: Tunable, device: Device) -> Space:
+def candidates(tunable: Tunable[DeviceT_contra], device: DeviceT_contra) -> Space:
     """Solve the tunable's model and rank all of its solutions by estimated cost."""
     start = time.perf_counter()
     configs = [dict(solution) for solution in tunable.model(device).solutions()]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 from autotune import cache
-from autotune.device import Device
+from autotune.device import Cpu
 from autotune.errors import NothingWorks, WorkerFailed
 from autotune.measure import Timing
 from autotune.registry import Origin
@@ -37,7 +37,7 @@ def _unwatched(name: str, stage: str, done: int, total: int) -> None:
 
 def tune_family(
     origin: Origin,
-    device: Device,
+    device: Cpu,
     *,
     budget_seconds: float,
     top_k: int,
@@ -57,10 +57,10 @@ def tune_family(
 
 
 def tune(
-    tunable: Tunable,
+    tunable: Tunable[Cpu],
     origin: Origin,
     index: int,
-    device: Device,
+    device: Cpu,
     *,
     budget_seconds: float,
     top_k: int,
@@ -108,8 +108,8 @@ def tune(
 class _Search:
     """The state of one search. Trials are keyed by the candidate's position in the space."""
 
-    tunable: Tunable
-    device: Device
+    tunable: Tunable[Cpu]
+    device: Cpu
     space: Space
     worker: Worker
     start: float

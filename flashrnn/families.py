@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from autotune.device import Cpu
 from autotune.space import Comparison, Options, Tunable
 from flashrnn.cells import elman, gru, lstm, slstm
 from flashrnn.dims import Dims
@@ -48,7 +49,7 @@ class CellFamily:
         parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
         parser.add_argument("--dtype", choices=sorted(BY_NAME), default="float32")
 
-    def tunables(self, options: Options) -> list[Tunable]:
+    def tunables(self, options: Options) -> list[Tunable[Cpu]]:
         dims, dtype, threads = _dims(options), BY_NAME[str(options["dtype"])], options["threads"]
         directions = (FORWARD, LAYER, BACKWARD) if cpu.owns_input(dims) else (FORWARD, BACKWARD)
         return [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.device import Device
+from autotune.device import Cpu, Device
 from autotune.space import Check, Config, Runner
 from flashrnn.dims import Dims
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
@@ -44,13 +44,13 @@ class CpuKernel:
     def problem(self) -> dict[str, int | str]:
         return kernels.problem_key(self.problem_)
 
-    def model(self, device: Device) -> Model:
+    def model(self, device: Cpu) -> Model:
         return cpu.model(self.problem_, device)
 
-    def cost(self, config: Config, device: Device) -> float:
+    def cost(self, config: Config, device: Cpu) -> float:
         return cpu.cost(config, self.problem_, device)
 
-    def default(self, device: Device) -> dict[str, int]:
+    def default(self, device: Cpu) -> dict[str, int]:
         return cpu.default(self.problem_, device).as_config()
 
     def build(self, config: Config) -> None:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from autotune.cache import cache_directory
-from autotune.device import Device
+from autotune.device import Cpu
 from autotune.errors import CacheWarning
 from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import Compiler, find_compiler, source_directory
@@ -24,7 +24,7 @@ from flashrnn.runtime.toolchain import Compiler, find_compiler, source_directory
 COMPILE_SECONDS = 120.0
 
 
-def build(name: str, source: str, device: Device) -> Path:
+def build(name: str, source: str, device: Cpu) -> Path:
     """The shared library of this source, compiled unless an earlier build left it.
 
     name: a few words for the file's name. Raises CompilerError with the compiler's own words,
@@ -52,7 +52,7 @@ def build(name: str, source: str, device: Device) -> Path:
     return library
 
 
-def open_library(name: str, source: str, device: Device, entries: tuple[str, ...]) -> ctypes.CDLL:
+def open_library(name: str, source: str, device: Cpu, entries: tuple[str, ...]) -> ctypes.CDLL:
     """Build, load, and look up the entry points; a library that is damaged is compiled again."""
     path = build(name, source, device)
     try:
@@ -91,7 +91,7 @@ def _compile(compiler: Compiler, flags: tuple[str, ...], source: Path, library: 
         )
 
 
-def _digest(source: str, compiler: Compiler, flags: tuple[str, ...], device: Device) -> str:
+def _digest(source: str, compiler: Compiler, flags: tuple[str, ...], device: Cpu) -> str:
     # the processor too: -mtune=native means another thing on another one
     parts = (source, primitives_digest(), " ".join(flags), compiler.version, device.name,
              os.uname().machine)  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import cache
-from autotune.device import Device
+from autotune.device import Cpu, Device
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_kernel
@@ -77,7 +77,7 @@ def problem_key(problem: CpuProblem) -> dict[str, int | str]:
     }
 
 
-def source_of(problem: CpuProblem, tiling: CpuTiling, device: Device) -> str:
+def source_of(problem: CpuProblem, tiling: CpuTiling, device: Cpu) -> str:
     """The C++ that is compiled for this tiling."""
     return emit_kernel(
         problem.program,
@@ -89,12 +89,12 @@ def source_of(problem: CpuProblem, tiling: CpuTiling, device: Device) -> str:
     )
 
 
-def compiled(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Path:
+def compiled(problem: CpuProblem, tiling: CpuTiling, device: Cpu) -> Path:
     """The library of this tiling, compiled unless an earlier run did."""
     return build(_name(problem), source_of(problem, tiling, device), device)
 
 
-def load(problem: CpuProblem, tiling: CpuTiling, device: Device) -> Library:
+def load(problem: CpuProblem, tiling: CpuTiling, device: Cpu) -> Library:
     """Compile if need be, and open the library."""
     entries = ("flashrnn_run", "flashrnn_workspace")
     library = open_library(_name(problem), source_of(problem, tiling, device), device, entries)

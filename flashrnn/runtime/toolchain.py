@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from autotune.device import Device
+from autotune.device import Cpu
 from flashrnn.errors import CompilerError
 
 # No -ffast-math: it makes a whole process flush subnormals, and its divisions are inexact. No
@@ -42,7 +42,7 @@ class Compiler:
     command: tuple[str, ...]
     version: str
 
-    def flags(self, device: Device) -> tuple[str, ...]:
+    def flags(self, device: Cpu) -> tuple[str, ...]:
         """Flags for a shared library that runs on the device's instruction set."""
         tune = ("-mtune=native",) if device.isa != "generic" else ()
         return (*_FLAGS, *_ISA_FLAGS[device.isa], *tune)

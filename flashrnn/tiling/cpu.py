@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 from autotune.cost import Work, cycles, seconds
-from autotune.device import Device
+from autotune.device import Cpu
 from constrint import Model
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
@@ -101,7 +101,7 @@ def owns_input(dims: Dims) -> bool:
     return dims.B >= TYPICAL_ROWS
 
 
-def model(problem: CpuProblem, device: Device) -> Model:
+def model(problem: CpuProblem, device: Cpu) -> Model:
     """Every tiling that fits this device. Never empty: one row and one vector always fit."""
     dims, item = problem.dims, problem.dtype.bytes
     lanes = device.vector_bytes // item
@@ -146,7 +146,7 @@ def model(problem: CpuProblem, device: Device) -> Model:
     return m
 
 
-def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> float:
+def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     """Estimated seconds of one call, to rank tilings by.
 
     Every register tile is a roofline of its own: multiply-adds, loads, and the panel of R coming
@@ -189,7 +189,7 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Device) -> floa
 
 
 @lru_cache(maxsize=1024)
-def default(problem: CpuProblem, device: Device) -> CpuTiling:
+def default(problem: CpuProblem, device: Cpu) -> CpuTiling:
     """The cheapest tiling by cost, with one register tile for all batch sizes above one.
 
     So a last, smaller batch, or a longer one, meets a kernel that is compiled already.
@@ -206,13 +206,13 @@ def default(problem: CpuProblem, device: Device) -> CpuTiling:
 
 
 def _cheapest(
-    problem: CpuProblem, device: Device, admit: Callable[[Mapping[str, int]], bool]
+    problem: CpuProblem, device: Cpu, admit: Callable[[Mapping[str, int]], bool]
 ) -> Mapping[str, int]:
     solutions = (s for s in model(problem, device).solutions() if admit(s))
     return min(solutions, key=lambda s: (cost(s, problem, device), sorted(s.items())))
 
 
-def _level(size: int, device: Device) -> str:
+def _level(size: int, device: Cpu) -> str:
     """The cache that holds that many bytes next to what streams by."""
     if 2 * size <= device.l1_bytes:
         return "l1"
