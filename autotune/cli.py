@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from autotune import cache, show
 from autotune.compare import compare
 from autotune.device import Device
-from autotune.errors import AutotuneError, CacheWarning, UnknownKernel
+from autotune.errors import AutotuneError, CacheWarning, NoGpu, UnknownKernel
 from autotune.registry import Origin, load_family, registered, resolve
 from autotune.space import Family
 from autotune.tuner import tune_family
@@ -63,8 +63,7 @@ def _dispatch(words: list[str]) -> int:
         return _run(reference, options)
     if options.command == "show":
         return _show(options.kernel)
-    show.machine(show.console(), Device.current())
-    return DONE
+    return _devices()
 
 
 def _parser(family: Family | None) -> argparse.ArgumentParser:
@@ -100,7 +99,7 @@ def _parser(family: Family | None) -> argparse.ArgumentParser:
         family.add_arguments(run.add_argument_group(f"the problem ({family.name})"))
     remembered = commands.add_parser("show", help="what is remembered")
     remembered.add_argument("kernel", nargs="?", metavar="KERNEL", help="only this kernel's")
-    commands.add_parser("devices", help="this machine's limits, and which of them are assumed")
+    commands.add_parser("devices", help="this machine's limits, and the known GPUs")
     return parser
 
 
@@ -164,6 +163,16 @@ def _show(kernel: str | None) -> int:
         show.memories(out, found, Device.current())
     else:
         out.print(f"nothing is remembered in {cache.cache_directory()}", soft_wrap=True)
+    return DONE
+
+
+def _devices() -> int:
+    out = show.console()
+    show.machine(out, Device.current())
+    try:
+        show.gpus(out, Device.current("cuda"))
+    except NoGpu as error:
+        show.gpus(out, error.why)
     return DONE
 
 

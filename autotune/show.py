@@ -15,6 +15,7 @@ from rich.table import Table
 from autotune.cache import Entry
 from autotune.compare import Row
 from autotune.device import Cpu, Device
+from autotune.gpu import Gpu, named, names
 from autotune.measure import Timing
 from autotune.result import Result
 from autotune.tuner import Watch
@@ -169,3 +170,29 @@ def machine(out: Console, device: Cpu) -> None:
     out.print(table)
     out.print(f"instruction sets: {', '.join(device.isas)}", soft_wrap=True)
     out.print(f"fingerprint: {device.fingerprint}", soft_wrap=True)
+
+
+def gpus(out: Console, present: Gpu | str) -> None:
+    """The GPUs that kernels can be compiled for, and this machine's or why there is none."""
+    if isinstance(present, Gpu):
+        out.print(f"GPU: {present.name}, probed: {', '.join(present.probed)}", soft_wrap=True)
+    else:
+        out.print(f"GPU: none ({present})", soft_wrap=True)
+    table = Table(
+        "name", "sm", "SMs", "MHz", "TFLOPS", "GB/s", "L2 MiB", "KiB/block", "doubts",
+        title="GPUs that --device knows",
+    )  # fmt: skip
+    for gpu in ([present] if isinstance(present, Gpu) else []) + [named(name) for name in names()]:
+        table.add_row(
+            "cuda" if gpu is present else gpu.key,
+            f"{gpu.sm}",
+            f"{gpu.sms}",
+            f"{gpu.clock_mhz:.0f}",
+            f"{gpu.tflops:.0f}" if gpu.tflops else "-",
+            f"{gpu.memory_bytes_per_second / 1e9:.0f}",
+            f"{gpu.l2_bytes >> 20}",
+            f"{gpu.architecture.shared_per_block >> 10}",
+            gpu.doubt,
+        )
+    out.print(table)
+    out.print("TFLOPS: dense fp16 or bf16 on the tensor cores; KiB/block: shared memory, opted in")
