@@ -55,6 +55,14 @@ class MissingExtra(AutotuneError):
         self.extra = extra
 
 
+class ToolFailed(AutotuneError):
+    """A program of the CUDA tools could not be run, or did not understand its input."""
+
+    def __init__(self, tool: str, why: str) -> None:
+        super().__init__(f"{tool} failed: {why}")
+        self.tool = tool
+
+
 class UnknownArchitecture(AutotuneError):
     """The table has no limits for this compute capability."""
 
