@@ -1,4 +1,4 @@
-"""autotune run KERNEL, autotune show, autotune devices.
+"""autotune run KERNEL, autotune compile KERNEL, autotune show, autotune devices.
 
 Exit status: 0 done, 1 tuning failed, 2 bad usage, 130 interrupted (what was found is kept).
 """
@@ -14,17 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autotune import cache, show
+from autotune import cache, show, show_compiled
 from autotune.compare import compare
+from autotune.compiling import LIMIT_SECONDS, compilers, no_solution, survey
 from autotune.device import Device
-from autotune.errors import AutotuneError, CacheWarning, NoGpu, UnknownKernel
+from autotune.errors import AutotuneError, CacheWarning, NoGpu, UnknownDevice, UnknownKernel
 from autotune.registry import Origin, load_family, registered, resolve
-from autotune.space import Family
+from autotune.space import Family, GpuFamily
 from autotune.tuner import tune_family
 
 Number = TypeVar("Number", int, float)
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-OWN = {"command", "kernel", "budget", "top", "threads", "json", "quiet"}
+OWN = {"command", "kernel", "budget", "top", "threads", "json", "quiet", "jobs", "limit"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", CacheWarning)
             warnings.showwarning = _warn
             return _dispatch(words)
-    except UnknownKernel as error:
+    except (UnknownKernel, UnknownDevice) as error:
         return _complain(str(error), USAGE)
     except AutotuneError as error:
         return _complain(str(error), FAILED)
@@ -55,12 +56,14 @@ def _warn(message: Warning | str, *place: Any, **more: Any) -> None:
 
 def _dispatch(words: list[str]) -> int:
     reference, family = "", None
-    if len(words) > 1 and words[0] == "run" and not words[1].startswith("-"):
+    if len(words) > 1 and words[0] in ("run", "compile") and not words[1].startswith("-"):
         reference = resolve(words[1])
         family = load_family(reference)
     options = _parser(family).parse_args(words)
     if options.command == "run":
         return _run(reference, options)
+    if options.command == "compile":
+        return _compile(reference, options)
     if options.command == "show":
         return _show(options.kernel)
     return _devices()
@@ -95,12 +98,40 @@ def _parser(family: Family | None) -> argparse.ArgumentParser:
     )
     run.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
     run.add_argument("--quiet", action="store_true", help="print errors only")
+    _add_compile(commands, family)
     if family is not None:
         family.add_arguments(run.add_argument_group(f"the problem ({family.name})"))
     remembered = commands.add_parser("show", help="what is remembered")
     remembered.add_argument("kernel", nargs="?", metavar="KERNEL", help="only this kernel's")
     commands.add_parser("devices", help="this machine's limits, and the known GPUs")
     return parser
+
+
+def _add_compile(commands: Any, family: Family | None) -> None:
+    compile_ = commands.add_parser(
+        "compile",
+        help="compile a GPU kernel's candidates without a GPU",
+        description="Compile the best candidates for a GPU that need not be there, and print "
+        "what the cost model predicted beside what the compiler made. The kernel's own options: "
+        "autotune compile KERNEL --help.",
+    )
+    compile_.add_argument("kernel", metavar="KERNEL", help="a registered name, or module:attribute")
+    compile_.add_argument(
+        "--device", required=True, metavar="NAME", help="a GPU that `autotune devices` lists"
+    )
+    compile_.add_argument(
+        "--top", type=_positive(int), default=6, metavar="K", help="candidates (default: 6)"
+    )
+    compile_.add_argument(
+        "--jobs", type=_positive(int), metavar="N", help="compilers at once (default: the cores)"
+    )
+    compile_.add_argument(
+        "--limit", type=_positive(float), default=LIMIT_SECONDS, metavar="SECONDS",
+        help=f"for one compilation, which is killed then (default: {LIMIT_SECONDS:.0f})",
+    )  # fmt: skip
+    compile_.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
+    if isinstance(family, GpuFamily):
+        family.add_gpu_arguments(compile_.add_argument_group(f"the problem ({family.name})"))
 
 
 def _positive(kind: type[Number]) -> Callable[[str], Number]:
@@ -114,6 +145,38 @@ def _positive(kind: type[Number]) -> Callable[[str], Number]:
 
     parse.__name__ = f"positive {kind.__name__}"  # argparse prints it
     return parse
+
+
+def _compile(reference: str, options: argparse.Namespace) -> int:
+    device = Device.named(options.device)
+    problem = {name: value for name, value in vars(options).items() if name not in OWN}
+    origin = Origin(reference, problem)
+    try:
+        tunables = origin.gpu_tunables()
+    except ValueError as error:  # sizes that make no sense
+        return _complain(str(error), USAGE)
+    out = show.console()
+    found: list[dict[str, Any]] = []
+    with compilers(origin, options.jobs or Device.current().cores, options.limit) as run:
+        for index, tunable in enumerate(tunables):
+            attempts = survey(run, index, tunable, device, options.top)
+            if not attempts:
+                reason = no_solution(tunable, device)
+                show_compiled.no_configuration(out, tunable.name, device, reason)
+                found.append({"name": tunable.name, "reason": reason, "attempts": []})
+                continue
+            show_compiled.attempts(out, tunable.name, device, attempts)
+            found.append({"name": tunable.name, "attempts": [a.facts() for a in attempts]})
+    report = {"kernel": options.kernel, "options": origin.options, "tunables": found}
+    return _write(options.json, report) if options.json else DONE
+
+
+def _write(path: Path, report: dict[str, Any]) -> int:
+    try:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        return _complain(f"the report is not written: {error}", FAILED)
+    return DONE
 
 
 def _run(reference: str, options: argparse.Namespace) -> int:
@@ -145,10 +208,8 @@ def _run(reference: str, options: argparse.Namespace) -> int:
             "results": [result.report() for result in results],
             "comparisons": [row.report() for row in rows],
         }
-        try:
-            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            return _complain(f"the report is not written: {error}", FAILED)
+        if _write(options.json, report) != DONE:
+            return FAILED
     return INTERRUPTED if interrupted else DONE
 
 

@@ -40,6 +40,7 @@ class Report:
     shared_bytes: int
     threads: int
     function: Function
+    compile_seconds: float
 
     @property
     def code(self) -> Code:
@@ -79,6 +80,7 @@ class Report:
             "spill_load_bytes": self.spill_load_bytes,
             "shared_bytes": self.shared_bytes,
             "threads": self.threads,
+            "compile_seconds": self.compile_seconds,
             "instructions": dict(self.code.classes),
             "step": self.step and dict(self.step.code.classes),
             "step_shared_matrix_loads": self.step and self.step.code.mnemonics.get("LDSM", 0),
@@ -95,10 +97,12 @@ def report(compiled: Compiled) -> Report:
         cubin.write_bytes(compiled.cubin)
         resources = _run("cuobjdump", "--dump-resource-usage", str(cubin))
         text = _run("nvdisasm", "--print-code", str(cubin))
-    return from_text(resources, text, compiled.shared_bytes, compiled.threads)
+    return from_text(resources, text, compiled.shared_bytes, compiled.threads, compiled.seconds)
 
 
-def from_text(resources: str, text: str, shared_bytes: int, threads: int) -> Report:
+def from_text(
+    resources: str, text: str, shared_bytes: int, threads: int, compile_seconds: float = 0.0
+) -> Report:
     """The report from what cuobjdump and nvdisasm print for a kernel with one entry function.
 
     `shared_bytes` is the kernel's own figure, which counts what is allocated at launch.
@@ -113,6 +117,7 @@ def from_text(resources: str, text: str, shared_bytes: int, threads: int) -> Rep
         shared_bytes=max(shared_bytes, int(usage[4])),
         threads=threads,
         function=functions[usage[1]],
+        compile_seconds=compile_seconds,
     )
 
 

@@ -93,6 +93,14 @@ class FamilyUnavailable(AutotuneError):
         self.reference = reference
 
 
+class NoGpuKernels(AutotuneError):
+    """A kernel family without kernels for GPUs was asked for some."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has no kernels for GPUs; `autotune run {name}` tunes the CPU's")
+        self.name = name
+
+
 class NothingWorks(AutotuneError):
     """Every candidate failed to build, crashed, hung or gave a wrong answer."""
 

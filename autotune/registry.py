@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from autotune.device import Cpu
-from autotune.errors import FamilyUnavailable, UnknownKernel
-from autotune.space import Comparison, Family, Options, Tunable
+from autotune.device import Cpu, Device
+from autotune.errors import FamilyUnavailable, NoGpuKernels, UnknownKernel
+from autotune.gpu import Gpu
+from autotune.space import Comparison, Family, GpuFamily, GpuTunable, Options, Tunable
 
 GROUP = "autotune.kernels"
 
@@ -46,7 +48,7 @@ class Origin:
     """A family with its options, in words that another process can follow.
 
     `reference` is "module:attribute" of the family's factory; `options` holds JSON-able values,
-    "threads" among them.
+    "threads" among them, or "device", the name of a GPU, for a problem of its kernels.
     """
 
     reference: str
@@ -56,8 +58,21 @@ class Origin:
     def threads(self) -> int:
         return int(self.options.get("threads") or 1)
 
+    @property
+    def gpu(self) -> Gpu | None:
+        """The GPU of the option "device", None where the options are a CPU problem's."""
+        name = self.options.get("device")
+        return None if name is None else Device.named(str(name))
+
     def tunables(self) -> list[Tunable[Cpu]]:
         return load_family(self.reference).tunables(self.options)
+
+    def gpu_tunables(self) -> Sequence[GpuTunable]:
+        """What the family has for the GPU. Raises NoGpuKernels for a family without such."""
+        family, gpu = load_family(self.reference), self.gpu
+        if gpu is None or not isinstance(family, GpuFamily):
+            raise NoGpuKernels(family.name)
+        return family.gpu_tunables(self.options, gpu)
 
     def comparisons(self) -> list[Comparison]:
         return load_family(self.reference).comparisons(self.options)

@@ -90,7 +90,9 @@ def constrain(
     """
     limits = architecture(sm) if isinstance(sm, int) else sm
     for limit in _launch(limits, threads, registers, shared_bytes, barriers):
-        model.add(limit.used <= limit.allowed, name=limit.what)
+        fixed = isinstance(limit.used, int)  # then the rule is true or false, and the name tells
+        told = f"{limit.what}: {limit.used:,} of {limit.allowed:,}" if fixed else limit.what
+        model.add(limit.used <= limit.allowed, name=told)
     shared = limits.shared_per_sm if carveout is None else carveout
     counts = resident(limits, threads, registers, shared_bytes, barriers, shared)
     for what, count in counts.items():

@@ -1,4 +1,4 @@
-"""The measuring process: loads, checks and times candidates for the process that started it.
+"""The measuring process: compiles, loads, checks and times candidates for its parent.
 
 One JSON object per line on standard input, one answer per line on what was standard output (what a
 kernel prints there is dropped, so that it cannot disturb the conversation). The number of the
@@ -8,6 +8,7 @@ there which one it was.
 
 from __future__ import annotations
 
+import base64
 import json
 import mmap
 import os
@@ -15,14 +16,15 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from autotune.cache import remember_here
 from autotune.measure import Timing, interleave
 from autotune.registry import Origin
-from autotune.space import Config, Runner
+from autotune.space import Config, GpuTunable, Runner, Tunable
 
 NOBODY = -1
 SLOT_BYTES = 8
@@ -40,18 +42,30 @@ class Server:
             self.slot = memoryview(mmap.mmap(file.fileno(), SLOT_BYTES)).cast("q")
         for problem, fingerprint, config in start["remembered"]:
             remember_here(problem, fingerprint, config)
-        self.tunables = self.origin.tunables()
+        self.gpu = self.origin.gpu
+        self.tunables: Sequence[Tunable[Any]] = (
+            self.origin.tunables() if self.gpu is None else self.origin.gpu_tunables()
+        )
         self.runners: dict[int, Runner] = {}
 
     def answer(self, request: Message) -> Message:
         actions: dict[str, Callable[[Message], Message]] = {
             "check": self.check,
+            "compile": self.compile,
             "time": self.time,
             "comparisons": self.labels,
             "compare": self.compare,
         }
         self.slot[0] = NOBODY
         return actions[request["op"]](request)
+
+    def compile(self, request: Message) -> Message:
+        """Compile a candidate for the origin's GPU, which need not be there."""
+        assert self.gpu is not None, "only a GPU's kernels are compiled by request"
+        tunable = cast("GpuTunable", self.tunables[request["index"]])
+        made = tunable.compile(request["config"], self.gpu)
+        cubin = base64.b64encode(made.cubin).decode("ascii")
+        return {**asdict(made), "cubin": cubin}
 
     def check(self, request: Message) -> Message:
         """Load a candidate, compare it with the reference, and time one warm run."""

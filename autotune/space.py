@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -240,12 +240,19 @@ def candidates(tunable: Tunable[DeviceT_contra], device: DeviceT_contra) -> Spac
     default = tunable.default(device)
     if not any(default.items() <= config.items() for config in configs):
         configs.append(default)
-    ranked = sorted(
+    ordered = ranked(configs, tunable, device)
+    at = next(i for i, c in enumerate(ordered) if default.items() <= c.config.items())
+    return Space(tuple(ordered), at, feasible, seconds)
+
+
+def ranked(
+    configs: Iterable[dict[str, int]], tunable: Tunable[DeviceT_contra], device: DeviceT_contra
+) -> list[Candidate]:
+    """The configurations with their estimates, the cheapest first; one without estimate last."""
+    return sorted(
         (Candidate(config, tunable.cost(config, device)) for config in configs),
         key=lambda candidate: (
             candidate.estimate if not math.isnan(candidate.estimate) else math.inf,
             sorted(candidate.config.items()),
         ),
     )
-    at = next(i for i, c in enumerate(ranked) if default.items() <= c.config.items())
-    return Space(tuple(ranked), at, feasible, seconds)

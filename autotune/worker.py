@@ -5,6 +5,7 @@ The worker restarts by itself: a request after a failure starts a new process.
 
 from __future__ import annotations
 
+import base64
 import json
 import mmap
 import os
@@ -23,7 +24,7 @@ from autotune.errors import WorkerFailed
 from autotune.measure import Timing
 from autotune.registry import Origin
 from autotune.serve import NOBODY, SLOT_BYTES, Message
-from autotune.space import Check, Config, Problem
+from autotune.space import Check, Compiled, Config, Problem
 
 START_SECONDS = 120.0  # importing a large library from a cold disk
 STDERR_TAIL = 2000
@@ -103,6 +104,12 @@ class Worker:
             }
         )
 
+    def compile(self, index: int, config: Config, timeout: float) -> Compiled:
+        """A candidate of the origin's tunable number `index`, compiled for the origin's GPU."""
+        request = {"op": "compile", "index": index, "config": dict(config)}
+        answer = self._request(request, timeout)
+        return Compiled(**{**answer, "cubin": base64.b64decode(answer["cubin"])})
+
     def check(self, candidate: int, config: Config, timeout: float) -> tuple[Check, float]:
         """The candidate's check, and the seconds of one warm run if it passed."""
         answer = self._request(
@@ -179,6 +186,8 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return
+        with suppress(OSError):  # the compilers that it started end with it
+            os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.wait()
         assert process.stdin is not None
