@@ -25,6 +25,7 @@ from autotune.tuner import tune_family
 
 Number = TypeVar("Number", int, float)
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+CPU, CUDA = "cpu", "cuda"
 OWN = {"command", "kernel", "budget", "top", "threads", "json", "quiet", "jobs", "limit"}
 
 
@@ -59,7 +60,7 @@ def _dispatch(words: list[str]) -> int:
     if len(words) > 1 and words[0] in ("run", "compile") and not words[1].startswith("-"):
         reference = resolve(words[1])
         family = load_family(reference)
-    options = _parser(family).parse_args(words)
+    options = _parser(family, _gpu_wanted(words)).parse_args(words)
     if options.command == "run":
         return _run(reference, options)
     if options.command == "compile":
@@ -69,8 +70,15 @@ def _dispatch(words: list[str]) -> int:
     return _devices()
 
 
-def _parser(family: Family | None) -> argparse.ArgumentParser:
-    """The parser; the options of `run` depend on the kernel, which therefore comes first."""
+def _gpu_wanted(words: list[str]) -> bool:
+    """Whether a kernel's options are those of its GPU problem: the two may differ."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--device", default=CPU)
+    return words[:1] == ["compile"] or first.parse_known_args(words)[0].device != CPU
+
+
+def _parser(family: Family | None, gpu: bool) -> argparse.ArgumentParser:
+    """The parser; a kernel's options depend on it, so it comes first, and on `--device`."""
     known = ", ".join(sorted(registered())) or "none"
     parser = argparse.ArgumentParser(
         prog="autotune",
@@ -96,19 +104,27 @@ def _parser(family: Family | None) -> argparse.ArgumentParser:
     run.add_argument(
         "--threads", type=_positive(int), metavar="N", help="default: the usable cores"
     )
+    run.add_argument(
+        "--device", choices=(CPU, CUDA), default=CPU, help="what to tune for (default: cpu)"
+    )
     run.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
     run.add_argument("--quiet", action="store_true", help="print errors only")
-    _add_compile(commands, family)
+    compile_ = _add_compile(commands)
     if family is not None:
-        family.add_arguments(run.add_argument_group(f"the problem ({family.name})"))
+        for command in (run, compile_):
+            problem = command.add_argument_group(f"the problem ({family.name})")
+            if not gpu:
+                family.add_arguments(problem)
+            elif isinstance(family, GpuFamily):
+                family.add_gpu_arguments(problem)
     remembered = commands.add_parser("show", help="what is remembered")
     remembered.add_argument("kernel", nargs="?", metavar="KERNEL", help="only this kernel's")
     commands.add_parser("devices", help="this machine's limits, and the known GPUs")
     return parser
 
 
-def _add_compile(commands: Any, family: Family | None) -> None:
-    compile_ = commands.add_parser(
+def _add_compile(commands: Any) -> argparse.ArgumentParser:
+    compile_: argparse.ArgumentParser = commands.add_parser(
         "compile",
         help="compile a GPU kernel's candidates without a GPU",
         description="Compile the best candidates for a GPU that need not be there, and print "
@@ -130,8 +146,7 @@ def _add_compile(commands: Any, family: Family | None) -> None:
         help=f"for one compilation, which is killed then (default: {LIMIT_SECONDS:.0f})",
     )  # fmt: skip
     compile_.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
-    if isinstance(family, GpuFamily):
-        family.add_gpu_arguments(compile_.add_argument_group(f"the problem ({family.name})"))
+    return compile_
 
 
 def _positive(kind: type[Number]) -> Callable[[str], Number]:
@@ -180,11 +195,18 @@ def _write(path: Path, report: dict[str, Any]) -> int:
 
 
 def _run(reference: str, options: argparse.Namespace) -> int:
-    device = Device.current()
     problem = {name: value for name, value in vars(options).items() if name not in OWN}
-    origin = Origin(reference, {**problem, "threads": options.threads or device.cores})
+    device: Device
     try:
-        origin.tunables()
+        if options.device == CUDA:
+            device = Device.current("cuda")
+            origin = Origin(reference, problem)
+            origin.gpu_tunables()
+        else:
+            device = Device.current()
+            del problem["device"]
+            origin = Origin(reference, {**problem, "threads": options.threads or device.cores})
+            origin.tunables()
     except ValueError as error:  # sizes that make no sense
         return _complain(str(error), USAGE)
 
@@ -197,7 +219,7 @@ def _run(reference: str, options: argparse.Namespace) -> int:
             results.append(result)
             show.result(out, result)
     interrupted = results and results[-1].interrupted
-    rows = [] if interrupted else list(compare(origin, results))
+    rows = [] if interrupted or device.kind == CUDA else list(compare(origin, results))
     if rows:
         show.comparisons(out, rows)
     if options.json:

@@ -101,6 +101,23 @@ class NoGpuKernels(AutotuneError):
         self.name = name
 
 
+class CaptureInProgress(AutotuneError):
+    """Kernels cannot be timed while their calls are recorded into a CUDA graph."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a CUDA graph is being captured, in which nothing runs that could be timed; "
+            "tune before the capture, and capture what was tuned"
+        )
+
+
+class NotDeterministic(AutotuneError):
+    """A candidate gave other bits when it was run again on the same inputs."""
+
+    def __init__(self) -> None:
+        super().__init__("two runs on the same inputs differ; kernels must repeat their bits")
+
+
 class NothingWorks(AutotuneError):
     """Every candidate failed to build, crashed, hung or gave a wrong answer."""
 

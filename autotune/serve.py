@@ -18,13 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from autotune import measure_gpu
 from autotune.cache import remember_here
 from autotune.measure import Timing, interleave
+from autotune.measure_gpu import CudaStream, Stream
 from autotune.registry import Origin
-from autotune.space import Config, GpuTunable, Runner, Tunable
+from autotune.space import Check, Config, GpuRunner, GpuTunable, Runner, Tunable
 
 NOBODY = -1
 SLOT_BYTES = 8
@@ -47,6 +50,11 @@ class Server:
             self.origin.tunables() if self.gpu is None else self.origin.gpu_tunables()
         )
         self.runners: dict[int, Runner] = {}
+
+    @cached_property
+    def stream(self) -> Stream | None:
+        """Where candidates run that are timed on a GPU."""
+        return None if self.gpu is None else CudaStream(self.gpu.l2_bytes)
 
     def answer(self, request: Message) -> Message:
         actions: dict[str, Callable[[Message], Message]] = {
@@ -72,7 +80,7 @@ class Server:
         candidate = request["candidate"]
         self.slot[0] = candidate
         runner = self.runner(candidate, request["config"])
-        check = runner.check()
+        check = self.verified(runner)
         if not check.ok:
             del self.runners[candidate]
             seconds = 0.0
@@ -91,7 +99,13 @@ class Server:
         for candidate in self.runners.keys() - wanted.keys():
             del self.runners[candidate]
         timed = {at: self.marked(at, self.runner(at, config)) for at, config in wanted.items()}
-        timings = interleave(timed, seconds=request["seconds"], min_rounds=MIN_ROUNDS)
+        seconds = request["seconds"]
+        if self.stream is None:
+            timings = interleave(timed, seconds=seconds, min_rounds=MIN_ROUNDS)
+        else:
+            timings = measure_gpu.interleave(
+                timed, self.stream, seconds=seconds, min_rounds=MIN_ROUNDS
+            )
         return {"timings": [[at, timing.samples] for at, timing in timings.items()]}
 
     def labels(self, request: Message) -> Message:
@@ -103,6 +117,11 @@ class Server:
             {"ours": comparison.ours, "theirs": comparison.theirs}, seconds=request["seconds"]
         )
         return {name: timing.samples for name, timing in timings.items()}
+
+    def verified(self, runner: Runner) -> Check:
+        if self.stream is None:
+            return runner.check()
+        return measure_gpu.verify(cast("GpuRunner", runner), self.stream)
 
     def runner(self, candidate: int, config: Config) -> Runner:
         if candidate not in self.runners:

@@ -63,6 +63,14 @@ class Runner(Protocol):
         ...
 
 
+class GpuRunner(Runner, Protocol):
+    """One candidate on a GPU. `run` only enqueues its work; `check` and `results` wait for it."""
+
+    def results(self) -> bytes:
+        """The bits of all results of one run on fixed inputs."""
+        ...
+
+
 class Tunable(Protocol[DeviceT_contra]):
     """One kernel with one problem, to be configured for a device of one kind."""
 
@@ -135,7 +143,15 @@ class Compiled:
 
 
 class GpuTunable(Tunable[Gpu], Protocol):
-    """One kernel for a GPU with one problem; `build` and `load` need a GPU, the rest none."""
+    """One kernel for a GPU with one problem.
+
+    `load` needs the GPU and compiles for it what is not compiled yet; the rest needs none.
+    `compile` takes the place of `build`, which is not called.
+    """
+
+    def load(self, config: Config) -> GpuRunner:
+        """Compile, and allocate inputs on the GPU; called in the measuring process."""
+        ...
 
     def predict(self, config: Config, device: Gpu) -> Prediction:
         """What the compiler will need for this configuration."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from typing import Any, cast
 
-from autotune import cache
-from autotune.device import Cpu
-from autotune.errors import NothingWorks, WorkerFailed
+from autotune import cache, measure_gpu
+from autotune.compiling import Attempt, attempt, compilers, reranked
+from autotune.device import Device
+from autotune.errors import CaptureInProgress, NothingWorks, WorkerFailed
+from autotune.gpu import Gpu
 from autotune.measure import Timing
 from autotune.registry import Origin
 from autotune.result import Result, Trial, binding
-from autotune.space import Space, Tunable, candidates
+from autotune.space import DeviceT_contra, GpuTunable, Space, Tunable, candidates
 from autotune.worker import Worker
 
 BUILD_SHARE = 0.5  # of the budget: builds that have not begun by then are left out
@@ -27,6 +30,7 @@ LEAST_FIRST_CHECK_SECONDS = 20.0  # the reference is computed in the first check
 ENOUGH_SECONDS = 1.0  # of samples per candidate and round; more does not narrow the medians
 LEAST_ROUND_SECONDS = 0.05
 LEAST_LEAD = 0.01  # of the default's time
+FINALISTS = 6  # of those compiled for a GPU, to be timed
 
 Watch = Callable[[str, str, int, int], None]
 
@@ -37,7 +41,7 @@ def _unwatched(name: str, stage: str, done: int, total: int) -> None:
 
 def tune_family(
     origin: Origin,
-    device: Cpu,
+    device: Device,
     *,
     budget_seconds: float,
     top_k: int,
@@ -45,7 +49,9 @@ def tune_family(
 ) -> Iterator[Result]:
     """Tune each kernel of a family in turn; what one leaves of its budget the next may use."""
     end = time.monotonic() + budget_seconds
-    tunables = origin.tunables()
+    tunables: Sequence[Tunable[Any]] = (
+        origin.tunables() if origin.gpu is None else origin.gpu_tunables()
+    )
     for index, tunable in enumerate(tunables):
         share = (end - time.monotonic()) / (len(tunables) - index)
         result = tune(
@@ -57,10 +63,10 @@ def tune_family(
 
 
 def tune(
-    tunable: Tunable[Cpu],
+    tunable: Tunable[DeviceT_contra],
     origin: Origin,
     index: int,
-    device: Cpu,
+    device: DeviceT_contra,
     *,
     budget_seconds: float,
     top_k: int,
@@ -79,8 +85,14 @@ def tune(
     On Ctrl-C the best so far is returned, marked `interrupted`; before any candidate has passed
     its check there is nothing to return, and KeyboardInterrupt is raised.
 
-    Raises NothingWorks if no candidate passes its check.
+    On a GPU the candidates are first compiled side by side, and only the best by what the compiler
+    says are checked and timed; the `device` must be this machine's.
+
+    Raises NothingWorks if no candidate passes its check, and CaptureInProgress while a CUDA graph
+    is captured.
     """
+    if isinstance(device, Gpu) and measure_gpu.capturing():
+        raise CaptureInProgress
     start = time.monotonic()
     watch(tunable.name, "solve", 0, 1)
     space = candidates(tunable, device)
@@ -92,7 +104,10 @@ def tune(
         }
         interrupted = False
         try:
-            search.build()
+            if isinstance(device, Gpu):
+                search.compile(origin, index)
+            else:
+                search.build()
             search.check()
             search.race()
         except KeyboardInterrupt:
@@ -108,8 +123,8 @@ def tune(
 class _Search:
     """The state of one search. Trials are keyed by the candidate's position in the space."""
 
-    tunable: Tunable[Cpu]
-    device: Cpu
+    tunable: Tunable[Any]
+    device: Device
     space: Space
     worker: Worker
     start: float
@@ -130,7 +145,7 @@ class _Search:
     def build(self) -> None:
         """Compile side by side, the default first."""
         self.worker.start()  # it imports its libraries while the compilers run
-        with ThreadPoolExecutor(self.device.cores) as pool:
+        with ThreadPoolExecutor(Device.current().cores) as pool:
             building = {pool.submit(self._build, at): at for at in self.trials}
             try:
                 for done, future in enumerate(as_completed(building), 1):
@@ -150,6 +165,31 @@ class _Search:
             return
         self.tunable.build(trial.config)
         trial.status = "built"
+
+    def compile(self, origin: Origin, index: int) -> None:
+        """Compile side by side for the GPU, the default first.
+
+        The best by the report go on, and the default.
+        """
+        tunable, gpu = cast("GpuTunable", self.tunable), cast("Gpu", self.device)
+        with compilers(origin, Device.current().cores) as run:
+            made = run([(index, trial.config) for trial in self.trials.values()])
+            attempts: list[Attempt] = []
+            for (at, trial), result in zip(self.trials.items(), made, strict=True):
+                self.watch(tunable.name, "compile", len(attempts), len(self.trials))
+                attempts.append(attempt(tunable, gpu, at, trial.candidate, result))
+                if self.left(BUILD_SHARE) <= 0:
+                    break
+        for trial in list(self.trials.values())[len(attempts) :]:
+            trial.fail("skipped", "the budget's share for compiling was used up")
+        for rank, best in enumerate(reranked(attempts)):
+            trial = self.trials[best.first]
+            if best.out:
+                trial.fail("not built", best.failure)
+            elif rank >= FINALISTS and best.first != self.space.default:
+                trial.fail("skipped", f"not among the best {FINALISTS} by the compiler's report")
+            else:
+                trial.status = "built"
 
     def check(self) -> None:
         """Check what was built, the default first, then the cheapest estimate."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from autotune_toy import ToyFamily
 
+from autotune import serve
 from autotune.errors import MissingExtra
 from autotune.gpu import Gpu
 from autotune.resources import constrain
@@ -126,6 +127,18 @@ class ToyGpuRunner:
         return str(self.runs).encode() if self.fault == "random" else b"same"
 
 
+class HostStream:
+    """The host's clock instead of a GPU's, for the measuring process of a test."""
+
+    def __init__(self, l2_bytes: int) -> None:
+        self.flush = lambda: None
+        self.capturing = lambda: False
+        self.mark = time.perf_counter
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+
 class ToyGpuFamily(ToyFamily):
     name = "toy-gpu"
 
@@ -139,6 +152,8 @@ class ToyGpuFamily(ToyFamily):
             raise MissingExtra("compiling for a GPU", "triton", "triton")
         if not options["head_dim"]:
             raise ValueError("--head-dim is 0; sizes start at 1")
+        if options.get("fake"):
+            serve.CudaStream = HostStream
         return [ToyGpuTunable("toy recurrence", options)]
 
 
