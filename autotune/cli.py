@@ -174,7 +174,7 @@ def _compile(reference: str, options: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     with compilers(origin, options.jobs or Device.current().cores, options.limit) as run:
         for index, tunable in enumerate(tunables):
-            attempts = survey(run, index, tunable, device, options.top)
+            attempts = survey(run, origin, index, tunable, device, options.top)
             if not attempts:
                 reason = no_solution(tunable, device)
                 show_compiled.no_configuration(out, tunable.name, device, reason)

@@ -25,8 +25,18 @@ from autotune.worker import Worker
 from constrint import Infeasible
 
 LIMIT_SECONDS = 30.0
-Job = tuple[int, Config]
 Made = Report | AutotuneError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One configuration to compile, of tunable number `index` of what `origin` makes."""
+
+    origin: Origin
+    index: int
+    config: Config
+
+
 Run = Callable[[Sequence[Job]], Iterator[Made]]
 
 
@@ -92,25 +102,27 @@ def no_solution(tunable: GpuTunable, device: Gpu) -> str:
 
 
 @contextmanager
-def compilers(origin: Origin, workers: int, limit_seconds: float = LIMIT_SECONDS) -> Iterator[Run]:
-    """`workers` processes that compile the origin's tunables, as a function of many jobs.
+def compilers(first: Origin, workers: int, limit_seconds: float = LIMIT_SECONDS) -> Iterator[Run]:
+    """`workers` processes that compile, as a function of many jobs.
 
-    A job is a tunable's number and a configuration; results come in the order of the jobs. A
-    process that has not answered after `limit_seconds` is killed with all that it started, and
-    another one takes its place. Raises MissingExtra where the tools are not installed.
+    They start with what `first` makes. Results come in the order of the jobs. A process that has
+    not answered after `limit_seconds` is killed with all that it started, and another one takes
+    its place. Raises MissingExtra where the tools are not installed.
     """
     compiler_report.tools()
     with ExitStack() as stack:
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         for _ in range(workers):
-            idle.put(stack.enter_context(Worker(origin)))
+            idle.put(stack.enter_context(Worker(first)))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # before the workers end
 
         def one(job: Job) -> Made:
             worker = idle.get()
             try:
-                return compiler_report.report(worker.compile(*job, limit_seconds))
+                return compiler_report.report(
+                    worker.compile(job.origin, job.index, job.config, limit_seconds)
+                )
             except AutotuneError as error:
                 return error
             finally:
@@ -119,13 +131,15 @@ def compilers(origin: Origin, workers: int, limit_seconds: float = LIMIT_SECONDS
         yield lambda jobs: pool.map(one, jobs)
 
 
-def survey(run: Run, index: int, tunable: GpuTunable, device: Gpu, top: int) -> list[Attempt]:
+def survey(
+    run: Run, origin: Origin, index: int, tunable: GpuTunable, device: Gpu, top: int
+) -> list[Attempt]:
     """The `top` cheapest candidates compiled, best first by what the compiler says.
 
-    `tunable` is number `index` of what the origin of `run` makes. Empty where nothing fits.
+    `tunable` is number `index` of what `origin` makes. Empty where nothing fits.
     """
     candidates = best(tunable, device, top)
-    made = run([(index, candidate.config) for candidate in candidates])
+    made = run([Job(origin, index, candidate.config) for candidate in candidates])
     return reranked(
         [
             attempt(tunable, device, first, candidate, result)

@@ -27,7 +27,7 @@ from autotune.cache import remember_here
 from autotune.measure import Timing, interleave
 from autotune.measure_gpu import CudaStream, Stream
 from autotune.registry import Origin
-from autotune.space import Check, Config, GpuRunner, GpuTunable, Runner, Tunable
+from autotune.space import Check, Config, GpuRunner, Runner, Tunable
 
 NOBODY = -1
 SLOT_BYTES = 8
@@ -68,10 +68,11 @@ class Server:
         return actions[request["op"]](request)
 
     def compile(self, request: Message) -> Message:
-        """Compile a candidate for the origin's GPU, which need not be there."""
-        assert self.gpu is not None, "only a GPU's kernels are compiled by request"
-        tunable = cast("GpuTunable", self.tunables[request["index"]])
-        made = tunable.compile(request["config"], self.gpu)
+        """Compile a candidate for its origin's GPU, which need not be there."""
+        origin = Origin(request["reference"], request["options"])
+        gpu, tunable = origin.gpu, origin.gpu_tunables()[request["index"]]
+        assert gpu is not None, "else it had no tunables"
+        made = tunable.compile(request["config"], gpu)
         cubin = base64.b64encode(made.cubin).decode("ascii")
         return {**asdict(made), "cubin": cubin}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from autotune import cache, measure_gpu
-from autotune.compiling import Attempt, attempt, compilers, reranked
+from autotune.compiling import Attempt, Job, attempt, compilers, reranked
 from autotune.device import Device
 from autotune.errors import CaptureInProgress, NothingWorks, WorkerFailed
 from autotune.gpu import Gpu
@@ -173,7 +173,7 @@ class _Search:
         """
         tunable, gpu = cast("GpuTunable", self.tunable), cast("Gpu", self.device)
         with compilers(origin, Device.current().cores) as run:
-            made = run([(index, trial.config) for trial in self.trials.values()])
+            made = run([Job(origin, index, trial.config) for trial in self.trials.values()])
             attempts: list[Attempt] = []
             for (at, trial), result in zip(self.trials.items(), made, strict=True):
                 self.watch(tunable.name, "compile", len(attempts), len(self.trials))

@@ -104,9 +104,10 @@ class Worker:
             }
         )
 
-    def compile(self, index: int, config: Config, timeout: float) -> Compiled:
-        """A candidate of the origin's tunable number `index`, compiled for the origin's GPU."""
-        request = {"op": "compile", "index": index, "config": dict(config)}
+    def compile(self, origin: Origin, index: int, config: Config, timeout: float) -> Compiled:
+        """A candidate of tunable number `index` of any origin, compiled for the origin's GPU."""
+        what = {"reference": origin.reference, "options": dict(origin.options), "index": index}
+        request = {"op": "compile", **what, "config": dict(config)}
         answer = self._request(request, timeout)
         return Compiled(**{**answer, "cubin": base64.b64decode(answer["cubin"])})
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autotune.device import LEVELS, Device
+from autotune.device import LEVELS, Cpu, Device
 from flashrnn.runtime.build import open_library
 
 SOURCE = """\
@@ -132,7 +132,7 @@ def measure(threads: int) -> Roof:
     return Roof(threads, flops, levels)
 
 
-def _buffer(device: Device, level: str, capacity: dict[str, int]) -> int:
+def _buffer(device: Cpu, level: str, capacity: dict[str, int]) -> int:
     """Bytes that lie in a level for certain, and not in the one before it."""
     if level == "memory":
         least, most = MEMORY_BYTES

@@ -13,7 +13,7 @@ import pytest
 
 from autotune import cli, compiler_report
 from autotune.compiler_report import Report, from_text
-from autotune.compiling import attempt, compilers, no_solution, reranked, spill_factor, survey
+from autotune.compiling import Job, attempt, compilers, no_solution, reranked, spill_factor, survey
 from autotune.device import Device
 from autotune.registry import Origin
 from autotune.space import Candidate, Prediction
@@ -90,7 +90,7 @@ def test_candidates_are_compiled_and_judged() -> None:
     toy = origin()
     tunable = toy.gpu_tunables()[0]
     with compilers(toy, 2) as run:
-        attempts = survey(run, 0, tunable, H100, 4)
+        attempts = survey(run, toy, 0, tunable, H100, 4)
     assert [a.failure for a in attempts] == [""] * 4
     assert attempts == sorted(attempts, key=lambda a: a.seconds)
     for found in attempts:
@@ -118,7 +118,7 @@ def test_one_that_hangs_is_killed_with_its_children_and_the_others_go_on(tmp_pat
     tunable = toy.gpu_tunables()[0]
     configs = [{"warps": warps, "registers": 128} for warps in (4, 2, 1, 2)]
     with compilers(toy, 1, limit_seconds=5.0) as run:
-        results = list(run([(0, config) for config in configs]))
+        results = list(run([Job(toy, 0, config) for config in configs]))
         candidates = [Candidate(config, 1.0) for config in configs]
         attempts = [
             attempt(tunable, H100, i, c, r)
