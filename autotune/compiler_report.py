@@ -122,12 +122,21 @@ def from_text(
 
 
 def tools() -> Mapping[str, Path]:
-    """ptxas, cuobjdump and nvdisasm of Triton's wheel. Raises MissingExtra."""
+    """The assemblers, cuobjdump and nvdisasm of Triton's wheel. Raises MissingExtra."""
     found = importlib.util.find_spec("triton")
     if found is None or found.origin is None:
         raise MissingExtra("reading compiled GPU kernels", "triton", "triton")
     folder = Path(found.origin).parent / "backends" / "nvidia" / "bin"
-    return {name: folder / name for name in ("ptxas", "cuobjdump", "nvdisasm")}
+    names = ("ptxas", "ptxas-blackwell", "cuobjdump", "nvdisasm")
+    return {name: folder / name for name in names}
+
+
+def tool_version(tool: str) -> str:
+    """The version of one of the tools: "13.1.80". Raises MissingExtra, ToolFailed."""
+    found = re.search(r"V(\d+\.\d+\.\d+)", _run(tool, "--version"))
+    if found is None:
+        raise ToolFailed(tool, "it does not tell its version")
+    return found[1]
 
 
 def _run(tool: str, *arguments: str) -> str:

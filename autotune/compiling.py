@@ -12,7 +12,7 @@ import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune import compiler_report
@@ -75,11 +75,7 @@ class Attempt:
             "rank_before": self.first,
             "estimated_seconds": self.candidate.estimate,
             "seconds": None if self.out else self.seconds,
-            "predicted": {
-                "registers": self.prediction.registers,
-                "shared_bytes": self.prediction.shared_bytes,
-                "threads": self.prediction.threads,
-            },
+            "predicted": asdict(self.prediction),
             "actual": self.report and self.report.facts(),
             "blocks_per_sm": self.blocks,
             "failure": self.failure,

@@ -43,6 +43,7 @@ class Entry:
 
 
 SUITES = {
+    "compile": Entry("bench.compiled.suite:COMPILE", "GPU tilings against the compiler, no GPU"),
     "cpu": Entry("bench.layers.suite:CPU", "every cell against every CPU peer, nine shapes"),
     "quick": Entry("bench.layers.suite:QUICK", "an LSTM layer in three sizes"),
 }

@@ -142,7 +142,7 @@ def test_the_command_prints_the_table_and_writes_the_report(
     words = ["compile", FAMILY, "--device", "l4", "--top", "3", "--jobs", "1", "--bad", "4=large"]
     assert cli.main([*words, "--json", str(report)]) == 0
     told = capsys.readouterr().out
-    assert "toy recurrence on NVIDIA L4 (sm_89)" in told
+    assert "toy recurrence, fused on NVIDIA L4 (sm_89)" in told
     assert "- (1) " in told
     assert "4 warps, at most 32 registers: cannot launch: shared memory per block" in told
     (tunable,) = json.loads(report.read_text())["tunables"]
