@@ -182,6 +182,8 @@ def _compile(reference: str, options: argparse.Namespace) -> int:
                 continue
             show_compiled.attempts(out, tunable.name, device, attempts)
             found.append({"name": tunable.name, "attempts": [a.facts() for a in attempts]})
+    if any(entry["attempts"] for entry in found):
+        show_compiled.legend(out)
     report = {"kernel": options.kernel, "options": origin.options, "tunables": found}
     return _write(options.json, report) if options.json else DONE
 

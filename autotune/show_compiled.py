@@ -22,15 +22,19 @@ def attempts(out: Console, name: str, device: Gpu, ranked: Sequence[Attempt]) ->
     for at, attempt in enumerate(ranked, 1):
         table.add_row(*_row(at, attempt))
     out.print(table)
+    for attempt in ranked:
+        if attempt.failure:
+            out.print(f"  out: {attempt.description}: {attempt.failure}", soft_wrap=True)
+
+
+def legend(out: Console) -> None:
+    """What the columns mean."""
     out.print(
         "rank: after the report (before it); registers and shared bytes: predicted > actual; "
         "blocks: per SM; spills: bytes per thread stored / loaded; step: instructions of one "
         "iteration of the main loop, of them on tensor cores",
         soft_wrap=True,
     )
-    for attempt in ranked:
-        if attempt.failure:
-            out.print(f"  out: {attempt.description}: {attempt.failure}", soft_wrap=True)
 
 
 def _row(at: int, attempt: Attempt) -> list[str]:

@@ -94,11 +94,17 @@ def versions() -> dict[str, str]:
 
 
 def run(
-    cases: Sequence[Case], compile_: Run, kept: Results | None, save: Save, step: Step
+    cases: Sequence[Case],
+    directions: Sequence[str],
+    compile_: Run,
+    kept: Results | None,
+    save: Save,
+    step: Step,
 ) -> Results:
     """All cases; rows of `kept` that are not out of date are taken as they are.
 
-    `save` is called after each handful of cases, so that an interrupted run goes on from there.
+    `directions` are the kernels of a case that are wanted. `save` is called after each handful of
+    cases, so that an interrupted run goes on from there.
     """
     now = versions()
     usable = kept.rows if kept is not None and kept.versions == now else ()
@@ -106,7 +112,7 @@ def run(
     rows: list[Row] = []
     for at in range(0, len(cases), AT_ONCE):
         step(str(cases[at]), at, len(cases))
-        searches = [search for case in cases[at : at + AT_ONCE] for search in _searches(case)]
+        searches = [s for case in cases[at : at + AT_ONCE] for s in _searches(case, directions)]
         fresh = []
         for search in searches:
             row = known.get((search.case, search.direction, search.schedule))
@@ -134,7 +140,7 @@ def _settle(searches: Sequence[_Search], compile_: Run) -> None:
             search.attempts.append(attempt(search.tunable, search.device, first, candidate, result))
 
 
-def _searches(case: Case) -> Iterator[_Search]:
+def _searches(case: Case, directions: Sequence[str]) -> Iterator[_Search]:
     """The kernels of a case: of each direction, the first schedule that fits."""
     origin = origin_of(case)
     device = origin.gpu
@@ -143,6 +149,8 @@ def _searches(case: Case) -> Iterator[_Search]:
     for index, tunable in enumerate(origin.gpu_tunables()):
         name, _, schedule = tunable.name.partition(", ")
         direction = name.removeprefix(f"{case.cell} ")
+        if direction not in directions:
+            continue
         candidates = best(tunable, device, TOP)
         if candidates:
             reasons = "; ".join(forced.pop(direction, []))

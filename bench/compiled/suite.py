@@ -21,6 +21,7 @@ from bench.suites import Suite
 CELLS = ("lstm", "gru", "elman", "slstm")
 HEAD_DIMS = (16, 32, 64, 96, 128)
 DTYPES = ("bfloat16", "float32")
+DIRECTIONS = ("training", "backward")  # inference is a part of training's forward pass
 # One product for each architecture.
 DEVICES = ("a100-40-sxm", "a10", "l4", "h100-sxm", "b200", "rtx-5090")
 
@@ -33,6 +34,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "--devices", nargs="+", default=DEVICES, metavar="NAME",
         help=f"of `autotune devices` (default: {' '.join(DEVICES)})",
     )  # fmt: skip
+    parser.add_argument("--directions", nargs="+", default=DIRECTIONS, metavar="DIRECTION")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="compilers at once (2)")
     parser.add_argument(
         "--page", type=Path, metavar="FILE", help="write the results as Markdown too"
@@ -59,6 +61,7 @@ def _run(options: Namespace, out: Console, output: Path) -> None:
     with progress(out) as watch, compilers(origin_of(cases[0]), options.jobs) as compile_:
         found = run(
             cases,
+            options.directions,
             compile_,
             kept,
             save,

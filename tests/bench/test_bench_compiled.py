@@ -14,7 +14,8 @@ from bench.compiled import page, results, run
 from bench.compiled.results import Case, Results, Row
 
 TOY = "autotune_toy_gpu:family"
-RUN = ["run", "--suite", "compile", "--cells", TOY, "--dtypes", "bfloat16", "--jobs", "1"]
+RUN = ["run", "--suite", "compile", "--cells", TOY, "--dtypes", "bfloat16", "--jobs", "1",
+       "--directions", "toy recurrence"]  # fmt: skip
 
 
 def attempt(registers: int = 100, spill: int = 0, seconds: float | None = 1.0) -> dict[str, Any]:
@@ -104,6 +105,6 @@ def test_what_other_versions_compiled_is_not_kept(
     old = Results({"triton": "0.1"}, "2020", ROWS)
     results.write(old, toy)
     assert results.read(toy) == old
-    found = run.run([], lambda jobs: iter(()), old, lambda results: None, lambda *step: None)
+    found = run.run([], [], lambda jobs: iter(()), old, lambda results: None, lambda *step: None)
     assert found.rows == ()
     assert found.versions.keys() == {"triton", "ptxas", "ptxas-blackwell"}
