@@ -26,7 +26,7 @@ from autotune.tuner import tune_family
 Number = TypeVar("Number", int, float)
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 CPU, CUDA = "cpu", "cuda"
-OWN = {"command", "kernel", "budget", "top", "threads", "json", "quiet", "jobs", "limit"}
+OWN = {"command", "kernel", "budget", "top", "threads", "json", "quiet", "jobs", "timeout"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def _dispatch(words: list[str]) -> int:
     if len(words) > 1 and words[0] in ("run", "compile") and not words[1].startswith("-"):
         reference = resolve(words[1])
         family = load_family(reference)
-    options = _parser(family, _gpu_wanted(words)).parse_args(words)
+    options = _parser(family, words).parse_args(words)
     if options.command == "run":
         return _run(reference, options)
     if options.command == "compile":
@@ -70,14 +70,14 @@ def _dispatch(words: list[str]) -> int:
     return _devices()
 
 
-def _gpu_wanted(words: list[str]) -> bool:
+def _gpu_wanted(words: Sequence[str]) -> bool:
     """Whether a kernel's options are those of its GPU problem: the two may differ."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--device", default=CPU)
     return words[:1] == ["compile"] or first.parse_known_args(words)[0].device != CPU
 
 
-def _parser(family: Family | None, gpu: bool) -> argparse.ArgumentParser:
+def _parser(family: Family | None, words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; a kernel's options depend on it, so it comes first, and on `--device`."""
     known = ", ".join(sorted(registered())) or "none"
     parser = argparse.ArgumentParser(
@@ -111,12 +111,12 @@ def _parser(family: Family | None, gpu: bool) -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="print errors only")
     compile_ = _add_compile(commands)
     if family is not None:
-        for command in (run, compile_):
-            problem = command.add_argument_group(f"the problem ({family.name})")
-            if not gpu:
-                family.add_arguments(problem)
-            elif isinstance(family, GpuFamily):
-                family.add_gpu_arguments(problem)
+        command = compile_ if words[0] == "compile" else run
+        problem = command.add_argument_group(f"the problem ({family.name})")
+        if not _gpu_wanted(words):
+            family.add_arguments(problem)
+        elif isinstance(family, GpuFamily):
+            family.add_gpu_arguments(problem)
     remembered = commands.add_parser("show", help="what is remembered")
     remembered.add_argument("kernel", nargs="?", metavar="KERNEL", help="only this kernel's")
     commands.add_parser("devices", help="this machine's limits, and the known GPUs")
@@ -142,7 +142,7 @@ def _add_compile(commands: Any) -> argparse.ArgumentParser:
         "--jobs", type=_positive(int), metavar="N", help="compilers at once (default: the cores)"
     )
     compile_.add_argument(
-        "--limit", type=_positive(float), default=LIMIT_SECONDS, metavar="SECONDS",
+        "--timeout", type=_positive(float), default=LIMIT_SECONDS, metavar="SECONDS",
         help=f"for one compilation, which is killed then (default: {LIMIT_SECONDS:.0f})",
     )  # fmt: skip
     compile_.add_argument("--json", type=Path, metavar="FILE", help="write all that was found")
@@ -172,7 +172,7 @@ def _compile(reference: str, options: argparse.Namespace) -> int:
         return _complain(str(error), USAGE)
     out = show.console()
     found: list[dict[str, Any]] = []
-    with compilers(origin, options.jobs or Device.current().cores, options.limit) as run:
+    with compilers(origin, options.jobs or Device.current().cores, options.timeout) as run:
         for index, tunable in enumerate(tunables):
             attempts = survey(run, origin, index, tunable, device, options.top)
             if not attempts:
