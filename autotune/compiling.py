@@ -20,7 +20,7 @@ from autotune.compiler_report import Report
 from autotune.errors import AutotuneError, WorkerFailed
 from autotune.gpu import Gpu
 from autotune.registry import Origin
-from autotune.space import Candidate, Config, GpuTunable, Prediction, ranked
+from autotune.space import Candidate, Config, GpuTunable, Prediction, Tunable, ranked
 from autotune.worker import Worker
 from constrint import Infeasible
 
@@ -82,7 +82,7 @@ class Attempt:
         }
 
 
-def best(tunable: GpuTunable, device: Gpu, count: int) -> list[Candidate]:
+def best(tunable: Tunable[Gpu], device: Gpu, count: int) -> list[Candidate]:
     """The cheapest candidates by the cost model; none where no configuration fits the device."""
     solutions = (dict(solution) for solution in tunable.model(device).solutions())
     return ranked(solutions, tunable, device)[:count]

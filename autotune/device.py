@@ -51,7 +51,7 @@ class Device:
     def current(kind: Literal["cuda"]) -> Gpu: ...
     @staticmethod
     def current(kind: Literal["cpu", "cuda"] = "cpu") -> Cpu | Gpu:
-        """The processor that this process runs on, probed once per process.
+        """The processor that this process runs on: the CPU, probed once per process.
 
         For "cuda" the GPU that torch uses at present. Raises NoGpu where there is none.
         """

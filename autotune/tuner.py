@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from autotune import cache, measure_gpu
-from autotune.compiling import Attempt, Job, attempt, compilers, reranked
+from autotune.compiling import Attempt, Job, attempt, best, compilers, reranked
 from autotune.device import Device
 from autotune.errors import CaptureInProgress, NothingWorks, WorkerFailed
 from autotune.gpu import Gpu
@@ -53,6 +53,9 @@ def tune_family(
         origin.tunables() if origin.gpu is None else origin.gpu_tunables()
     )
     for index, tunable in enumerate(tunables):
+        if isinstance(device, Gpu) and not best(tunable, device, 1):
+            watch(tunable.name, "no configuration fits", 0, 0)  # another schedule may
+            continue
         share = (end - time.monotonic()) / (len(tunables) - index)
         result = tune(
             tunable, origin, index, device, budget_seconds=share, top_k=top_k, watch=watch
@@ -182,11 +185,11 @@ class _Search:
                     break
         for trial in list(self.trials.values())[len(attempts) :]:
             trial.fail("skipped", "the budget's share for compiling was used up")
-        for rank, best in enumerate(reranked(attempts)):
-            trial = self.trials[best.first]
-            if best.out:
-                trial.fail("not built", best.failure)
-            elif rank >= FINALISTS and best.first != self.space.default:
+        for rank, judged in enumerate(reranked(attempts)):
+            trial = self.trials[judged.first]
+            if judged.out:
+                trial.fail("not built", judged.failure)
+            elif rank >= FINALISTS and judged.first != self.space.default:
                 trial.fail("skipped", f"not among the best {FINALISTS} by the compiler's report")
             else:
                 trial.status = "built"

@@ -46,11 +46,15 @@ class _Search:
         return Job(self.origin, self.index, self.candidates[len(self.attempts)].config)
 
     def made(self, row: Row) -> bool:
-        """Whether an earlier row is of the same kernel, the same choice and prediction."""
+        """Whether an earlier row is of the same kernel, the same choice and prediction.
+
+        What did not compile then may have been stopped by a busy machine: it is tried again.
+        """
         config = self.candidates[0].config
         predicted = asdict(self.tunable.predict(config, self.device))
         same = row.first["config"] == config and row.first["predicted"] == predicted
-        return same and row.problem == self.tunable.problem()
+        compiled = row.first["actual"] is not None
+        return same and compiled and row.problem == self.tunable.problem()
 
     def row(self) -> Row:
         return Row(

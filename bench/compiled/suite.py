@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from autotune.compiling import compilers
+from autotune.compiling import LIMIT_SECONDS, compilers
 from autotune.device import Device
 from autotune.show import progress
 from bench import files
@@ -35,7 +35,13 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help=f"of `autotune devices` (default: {' '.join(DEVICES)})",
     )  # fmt: skip
     parser.add_argument("--directions", nargs="+", default=DIRECTIONS, metavar="DIRECTION")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="compilers at once (2)")
+    parser.add_argument(
+        "--jobs", type=int, choices=range(1, 65), default=2, metavar="N", help="at once (2)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=LIMIT_SECONDS, metavar="SECONDS",
+        help=f"for one compilation, which is killed then (default: {LIMIT_SECONDS:.0f})",
+    )  # fmt: skip
     parser.add_argument(
         "--page", type=Path, metavar="FILE", help="write the results as Markdown too"
     )
@@ -58,7 +64,10 @@ def _run(options: Namespace, out: Console, output: Path) -> None:
         if options.page:
             files.write_bytes(options.page, page.page(found).encode())
 
-    with progress(out) as watch, compilers(origin_of(cases[0]), options.jobs) as compile_:
+    with (
+        progress(out) as watch,
+        compilers(origin_of(cases[0]), options.jobs, options.timeout) as compile_,
+    ):
         found = run(
             cases,
             options.directions,

@@ -15,9 +15,10 @@ import pytest
 from autotune import cli, measure_gpu, tuner
 from autotune.device import Device
 from autotune.errors import CaptureInProgress, NotDeterministic
+from autotune.gpu import Gpu
 from autotune.measure_gpu import capturing, interleave, verify
 from autotune.registry import Origin
-from autotune.space import Check
+from autotune.space import Check, Tunable
 
 H100 = Device.named("h100-sxm")
 
@@ -157,6 +158,26 @@ def test_the_search_compiles_reranks_checks_and_times(monkeypatch: pytest.Monkey
     assert reasons == {
         "NotDeterministic: two runs on the same inputs differ; kernels must repeat their bits"
     }
+
+
+@pytest.mark.usefixtures("here")
+def test_a_schedule_that_does_not_fit_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Origin("autotune_toy_gpu:family", {**origin("").options, "head_dim": 512})
+    tuned: list[str] = []
+
+    def tune(tunable: Tunable[Gpu], *rest: object, **more: object) -> SimpleNamespace:
+        tuned.append(tunable.name)
+        return SimpleNamespace(interrupted=False)
+
+    monkeypatch.setattr(tuner, "tune", tune)
+    told: list[tuple[str, str]] = []
+
+    def watch(name: str, stage: str, done: int, total: int) -> None:
+        told.append((name, stage))
+
+    list(tuner.tune_family(toy, H100, budget_seconds=1.0, top_k=1, watch=watch))
+    assert told == [("toy recurrence, fused", "no configuration fits")]
+    assert tuned == ["toy recurrence, alternating"]
 
 
 @pytest.mark.usefixtures("here")
