@@ -1,7 +1,7 @@
 """Time functions on a GPU against each other: by its own clock, with a cold L2 cache, in turns.
 
 The logic is written against `Stream`, so that it can be tested where there is no GPU; `CudaStream`
-is all that touches one.
+is all that touches one, and has not met one yet.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def interleave(
 ) -> dict[Name, Timing]:
     """Time each function in turn, round after round, until `seconds` have passed by `clock`.
 
-    A sample is one call. Before it the L2 cache is flushed, which also keeps the GPU busy while
-    the call is enqueued, so that the host's time is not measured. Every second round goes
-    backwards. At least `min_rounds` (>= 1) rounds are taken, after `warmup` calls of each function
+    A sample is one call, waited for, so that whoever hangs is the one that was called. Before it
+    the L2 cache is flushed, which also keeps the GPU busy while the call is enqueued, so that the
+    host's time is not measured. Every second round goes backwards. At least `min_rounds` (>= 1) rounds are taken, after `warmup` calls of each function
     that do not count. Raises CaptureInProgress inside of a graph capture.
     """
     if min_rounds < 1:
@@ -113,18 +113,15 @@ def interleave(
     end = clock() + seconds
     rounds = 0
     while rounds < min_rounds or clock() < end:
-        taken = [
-            (name, *_sample(functions[name], stream))
-            for name in (order if rounds % 2 == 0 else reversed(order))
-        ]
-        for name, start, stop in taken:
-            samples[name].append(stream.seconds(start, stop))
+        for name in order if rounds % 2 == 0 else reversed(order):
+            stream.flush()
+            samples[name].append(once(functions[name], stream))
         rounds += 1
     return {name: Timing(tuple(found)) for name, found in samples.items()}
 
 
-def _sample(function: Callable[[], object], stream: Stream) -> tuple[Any, Any]:
-    stream.flush()
+def once(function: Callable[[], object], stream: Stream) -> float:
+    """Seconds of one call by the GPU's clock; waits for it."""
     start = stream.mark()
     function()
-    return start, stream.mark()
+    return stream.seconds(start, stream.mark())

@@ -87,9 +87,7 @@ class Server:
             seconds = 0.0
         else:
             runner.run()
-            start = time.perf_counter()
-            runner.run()
-            seconds = time.perf_counter() - start
+            seconds = self.once(runner.run)
         # plain numbers: a kernel may well hand over its array library's scalars
         error, bound = float(check.error), float(check.bound)
         return {"error": error, "bound": bound, "what": check.what, "seconds": seconds}
@@ -118,6 +116,14 @@ class Server:
             {"ours": comparison.ours, "theirs": comparison.theirs}, seconds=request["seconds"]
         )
         return {name: timing.samples for name, timing in timings.items()}
+
+    def once(self, run: Callable[[], None]) -> float:
+        """Seconds of one run."""
+        if self.stream is not None:
+            return measure_gpu.once(run, self.stream)
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
 
     def verified(self, runner: Runner) -> Check:
         if self.stream is None:

@@ -62,9 +62,8 @@ def test_each_sample_is_one_call_on_a_cold_cache_by_the_clock_of_the_gpu() -> No
         "a": (2.0,) * 3,
         "b": (3.0,) * 3,
     }
-    a, b = ["flush", "mark", "a", "mark"], ["flush", "mark", "b", "mark"]
-    waits = ["wait", "wait"]
-    assert stream.log == ["a", "b", *a, *b, *waits, *b, *a, *waits, *a, *b, *waits]
+    a, b = ["flush", "mark", "a", "mark", "wait"], ["flush", "mark", "b", "mark", "wait"]
+    assert stream.log == ["a", "b", *a, *b, *b, *a, *a, *b]
 
 
 def test_rounds_go_on_until_the_time_is_used() -> None:
