@@ -11,18 +11,23 @@ from flashrnn.errors import DtypeError
 
 @dataclass(frozen=True)
 class Dtype:
-    """One storage type. `bytes` is the size of an element."""
+    """One storage type. `bytes` is the size of an element; "" where a target does not carry it."""
 
     name: str
     torch: torch.dtype
     cpp: str
     bytes: int
+    triton: str = ""
 
 
-FLOAT32 = Dtype("float32", torch.float32, "float", 4)
+FLOAT32 = Dtype("float32", torch.float32, "float", 4, "tl.float32")
 FLOAT64 = Dtype("float64", torch.float64, "double", 8)
+BFLOAT16 = Dtype("bfloat16", torch.bfloat16, "", 2, "tl.bfloat16")
+FLOAT16 = Dtype("float16", torch.float16, "", 2, "tl.float16")
 
-BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}
+_ALL = (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)
+BY_NAME = {d.name: d for d in _ALL if d.cpp}  # of the CPU's kernels
+GPU_BY_NAME = {d.name: d for d in _ALL if d.triton}
 _BY_TORCH = {d.torch: d for d in BY_NAME.values()}
 
 
