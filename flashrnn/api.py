@@ -15,9 +15,11 @@ from flashrnn.options import NONE, Options
 from flashrnn.reference import reference
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
+from flashrnn.runtime.triton_check import check_triton, triton_choice
+from flashrnn.runtime.triton_recurrence import recurrence as triton_recurrence
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "cpu", "triton", "reference")
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ def flashrnn(
     is the state at its end, and nothing there is read. reverse: each row runs from its own end to
     its beginning; outputs stand at their own times.
 
-    backend: "cpu" (generated C++), "reference" (slow, any dtype and device, gradients of any
-    order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError, DeviceError,
-    UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
-    (Pöppel et al., 2024).
+    backend: "cpu" (generated C++), "triton" (generated Triton: float32, float16 and bfloat16 on an
+    NVIDIA GPU; where TRITON_INTERPRET=1, CPU tensors in Triton's interpreter), "reference" (slow,
+    any dtype and device, gradients of any order) or "auto" (see `choose_backend`). Raises
+    ShapeError, DtypeError, DeviceError, UnknownFunctionError, OptionError, BackendError. The layout
+    is that of FlashRNN (Pöppel et al., 2024).
     """
     cell = cell_of(function)
     _check(cell, Wx, R, b, states, parameters)
@@ -82,9 +85,12 @@ def flashrnn(
     if backend not in BACKENDS:
         raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
     if backend == "auto":
-        backend = choose_backend(Wx).backend
+        backend = choose_backend(Wx, cell).backend
     if backend == "reference":
         return reference(Wx, R, b, states, cell, parameters, lengths, options)
+    if backend == "triton":
+        check_triton(Wx)
+        return triton_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
     _check_cpu(Wx)
     return recurrence(cell, Wx, R, b, parameters, states, lengths, options)
 
@@ -174,10 +180,13 @@ def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
     return len(cell.states), B, T, N, D
 
 
-def choose_backend(Wx: Tensor) -> Choice:
-    """What backend="auto" takes for such a tensor, and why."""
+def choose_backend(Wx: Tensor, function: str | Cell = "lstm") -> Choice:
+    """What backend="auto" takes for such a tensor [B, T, G_w, N, D] and cell, and why."""
+    if Wx.is_cuda:
+        fits, reason = triton_choice(Wx, cell_of(function))
+        return Choice("triton" if fits else "reference", reason)
     if Wx.device.type != "cpu":
-        return Choice("reference", f"no fused kernels for device {Wx.device} yet")
+        return Choice("reference", f"no fused kernels for device {Wx.device}")
     if not _has_kernel(Wx):
         return Choice("reference", f"no fused kernels for {Wx.dtype} on a CPU")
     return Choice("cpu", f"fused C++ kernels carry {Wx.dtype} on a CPU")

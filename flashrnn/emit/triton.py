@@ -1,4 +1,4 @@
-"""Triton for a cell's pointwise parts: expressions as lines, functions, and the primitives they use.
+"""Triton for a cell's pointwise parts: expressions as lines, functions and their primitives.
 
 The schedules (emit/triton_fused.py, emit/triton_alternating.py) compose these into a module that
 is meant to be read: the tiling as constexpr lines, a few primitives, the cell, the kernels. It
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import indent
 
 from flashrnn.dtypes import Dtype
 from flashrnn.ir.expression import CONSTANT, INPUT, Expression, walk
@@ -178,3 +179,12 @@ def assignments(targets: Sequence[str], roots: Sequence[Expression]) -> str:
 
 def _number(value: float) -> str:
     return repr(value) if math.isfinite(value) else f'float("{value}")'
+
+
+def kernel(arguments: list[str], numbers: list[str], body: list[str]) -> str:
+    """The function `run`."""
+    listed = ", ".join(f'"{n}"' for n in numbers)
+    return (
+        f"\n@triton.jit(do_not_specialize=[{listed}])\n"
+        f"def run({', '.join(arguments)}):\n" + indent("\n".join(body), "    ") + "\n"
+    )

@@ -1,0 +1,104 @@
+"""Which Triton kernel serves a call: the tiling by the model, its source, its module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from autotune.device import Device
+from autotune.gpu import Gpu
+from flashrnn.dims import Dims
+from flashrnn.dtypes import GPU_BY_NAME, Dtype
+from flashrnn.emit.triton import IEEE, TF32
+from flashrnn.emit.triton_alternating import emit_alternating
+from flashrnn.emit.triton_fused import emit_fused
+from flashrnn.errors import DtypeError
+from flashrnn.ir.cell import Cell
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.triton_build import module_of
+from flashrnn.tiling import triton as tiling
+from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, TritonProblem
+
+# What the interpreter runs on a CPU is tiled for this GPU.
+INTERPRETED_FOR = "h100-sxm"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel and its tiling."""
+
+    tiling: FusedTiling | AlternatingTiling
+    module: ModuleType
+
+    def launch(self, sizes: tuple[int, int, int], *arguments: Any) -> None:
+        """Run it on a grid over rows, heads and units; sizes: B, N, D."""
+        B, N, D = sizes
+        grid = -(-B // self.tiling.b_per_program), N, -(-D // self.tiling.d_per_program)
+        self.module.run[grid](*arguments, **self.tiling.options)
+
+
+_plans: dict[object, Plan] = {}
+
+
+def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan:
+    """The plan for these sizes, in the dtype and on the device of `like`; T takes no part."""
+    gpu, interpreted = device_of(like), not like.is_cuda
+    precision = precision_of(like.dtype)
+    key = (cell.key, direction, like.dtype, dims.B, dims.N, dims.D, precision, gpu, interpreted)
+    if key not in _plans:
+        problem = TritonProblem(
+            lower(cell), direction, gpu_dtype_of(like.dtype), replace(dims, T=1), precision
+        )
+        chosen = tiling.choose(problem, gpu).tiling
+        source = source_of(problem, chosen, interpreted=interpreted)
+        _plans[key] = Plan(chosen, module_of(f"{cell.name}-{direction}", source))
+    return _plans[key]
+
+
+def source_of(
+    problem: TritonProblem, chosen: FusedTiling | AlternatingTiling, *, interpreted: bool = False
+) -> str:
+    """The Triton module for this tiling."""
+    shared = {
+        "D": problem.dims.D,
+        "b_per_program": chosen.b_per_program,
+        "d_per_program": chosen.d_per_program,
+    }
+    program, direction, dtype = problem.program, problem.direction, problem.dtype
+    if isinstance(chosen, AlternatingTiling):
+        return emit_alternating(program, direction, dtype, **shared, interpreted=interpreted)
+    return emit_fused(
+        program, direction, dtype, **shared, gates_in_registers=chosen.gates_in_registers,
+        precision=problem.precision, interpreted=interpreted,
+    )  # fmt: skip
+
+
+def device_of(like: torch.Tensor) -> Gpu:
+    """The GPU that the tensor is on; the one that stands in for it in the interpreter."""
+    if not like.is_cuda:
+        return Device.named(INTERPRETED_FOR)
+    with torch.cuda.device(like.device):
+        return Device.current("cuda")
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How products of float32 take their operands: rounded to tf32 where the user asked torch to.
+
+    Asked by torch.set_float32_matmul_precision or torch.backends.cuda.matmul.
+    """
+    asked = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return TF32 if asked else IEEE
+
+
+def gpu_dtype_of(dtype: torch.dtype) -> Dtype:
+    """The table's row; DtypeError where no Triton kernel carries it."""
+    for known in GPU_BY_NAME.values():
+        if known.torch == dtype:
+            return known
+    raise DtypeError(
+        f'backend="triton" has kernels for {", ".join(GPU_BY_NAME)}, Wx is {dtype}; '
+        'backend="reference" takes any dtype'
+    )
