@@ -115,7 +115,7 @@ def backward(program: Program) -> list[str]:
     """From the cotangents of the new states, d_state_<name>, to those of the gates and states.
 
     Those of the gates are stored, in d_<gate>; d_state_<name> now belongs to the state before the
-    step, the product with R apart, and what it was is old_<name>.
+    step, the product with R apart, and what it was is old_d_state_<name>.
     """
     cell, lines = program.cell, []
     if any(program.reads("state", s) for s in cell.states):
@@ -137,7 +137,7 @@ def backward(program: Program) -> list[str]:
     for s, name in enumerate(cell.states):
         address = f"d_states_tile + ({s} * d_states_s + at * d_states_t) * D"
         lines += [
-            f"old_{name} = d_state_{name}",
+            f"old_d_state_{name} = d_state_{name}",
             f"d_new_state_{name} = d_state_{name}",
             "if d_states is not None:",
             f"    {load('d_output', address, 'active')}",

@@ -120,6 +120,13 @@ class TritonProblem:
         return needs.live_values(self.roots)
 
     @property
+    def fit(self) -> needs.Fit:
+        """What registers are estimated from."""
+        if self.products and not self.tensor_cores:
+            return needs.PLAIN_BACKWARD if self.direction == BACKWARD else needs.PLAIN_FORWARD
+        return needs.TENSOR_BACKWARD if self.direction == BACKWARD else needs.TENSOR_FORWARD
+
+    @property
     def tensor_cores(self) -> bool:
         """Whether products run there; those of float32 as it is do not."""
         return self.dtype != FLOAT32 or self.precision != IEEE
@@ -145,17 +152,22 @@ def fused_model(problem: TritonProblem, gpu: Gpu) -> Model:
     # deeper pipelines of loads only added shared memory to every kernel that was compiled
     m.int_var("num_stages", [1])
     held = m.int_var("gates_in_registers", range(G + 1) if problem.tensor_cores else [0])
-    m.add(warps * UNITS_PER_WARP <= d, name=f"{UNITS_PER_WARP} units for every warp")
+    if G and problem.tensor_cores:
+        m.add(
+            (warps * UNITS_PER_WARP <= d) & ((d > FEWEST_UNITS) | (warps == 1)),
+            name="units for every warp",
+        )
+    elif G and problem.fit.most_words is not None:
+        m.add(
+            b * d * D <= problem.fit.most_words * WARP * warps,
+            name="words per thread of a product outside the tensor cores",
+        )
     m.add(b * d >= 2 * WARP * warps, name="two numbers of a tile for every thread")
     registers = _registers(problem, b, d, warps, held)
     resources.constrain(
         m, gpu.architecture, threads=WARP * warps, registers=registers,
         shared_bytes=_shared_bytes(problem, b, d, held),
     )  # fmt: skip
-    m.add(
-        registers * WARP * warps <= gpu.architecture.registers_per_block,
-        name="registers of all threads",
-    )
     return m
 
 
@@ -187,15 +199,10 @@ def predict(problem: TritonProblem, tiling: Tiling) -> Prediction:
 def _registers(
     problem: TritonProblem, b: Operand, d: Operand, warps: Operand, held: Operand
 ) -> Operand:
-    forward = problem.direction != BACKWARD
-    if problem.tensor_cores:
-        fit = needs.TENSOR_FORWARD if forward else needs.TENSOR_BACKWARD
-    else:
-        fit = needs.PLAIN_FORWARD if forward else needs.PLAIN_BACKWARD
     states = len(problem.program.cell.states)
-    contracted = problem.padded if problem.products else 0
+    staying = problem.products - held if problem.products else 0
     r_words = held * d * d * problem.dtype.bytes // 4
-    return needs.registers(fit, problem.live, states, contracted, r_words, b, d, warps)
+    return needs.registers(problem.fit, problem.live, states, staying, r_words, b * d, WARP * warps)
 
 
 def _shared_bytes(problem: TritonProblem, b: Operand, d: Operand, held: Operand) -> Operand:

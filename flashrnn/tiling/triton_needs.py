@@ -26,35 +26,37 @@ SQUEEZED_FROM, SQUEEZED_PART = 200, 45  # registers, percent
 class Fit:
     """Registers of a thread, in hundredths.
 
-    base; per value that lives at once, of each number of a tile; per state, of each number; per
-    register of R; and per value of an operand's row, where products are not the tensor cores'.
+    base; of each number of a tile: per value that lives at once, per state, and where some of R
+    stays in shared memory; and per word of R in registers. most_words: of the operands of one
+    product, a thread's numbers times the terms of each, beyond which every kernel that was
+    compiled spilled; products on the tensor cores have no such bound.
     """
 
     base: int
     live: int
     state: int
-    r: int
-    operand: int = 0
+    staying: int = 0
+    r: int = 0
+    most_words: int | None = None
 
 
-TENSOR_FORWARD = Fit(base=2500, live=100, state=200, r=144)
-TENSOR_BACKWARD = Fit(base=2700, live=45, state=300, r=130)
-PLAIN_FORWARD = Fit(base=5000, live=100, state=200, r=144, operand=25)
-PLAIN_BACKWARD = Fit(base=6000, live=45, state=300, r=130)
+TENSOR_FORWARD = Fit(base=2290, live=125, state=88, staying=257, r=153)
+TENSOR_BACKWARD = Fit(base=1720, live=65, state=306, staying=126, r=128)
+PLAIN_FORWARD = Fit(base=9460, live=76, state=59, most_words=256)
+PLAIN_BACKWARD = Fit(base=5900, live=63, state=150, most_words=512)
 
 
 def registers(
-    fit: Fit, live: int, states: int, D: int, r_words: Operand, b: Operand, d: Operand,
-    warps: Operand,
+    fit: Fit, live: int, states: int, staying: Operand, r_words: Operand, numbers: Operand,
+    threads: Operand,
 ) -> Operand:  # fmt: skip
-    """Registers per thread, more than there are where the kernel would spill.
+    """Registers per thread; more than a thread can have where the kernel would spill.
 
-    live, states: of the cell. r_words: 4-byte words of R that registers hold, in all threads.
-    b, d: a tile's rows and units; D: the terms of a product.
+    live, states: of the cell. staying: gates whose R is in shared memory; r_words: 4-byte words
+    of R that registers hold; numbers: of a tile; both in all threads.
     """
-    threads = WARP * warps
-    per_number = fit.live * live + fit.state * states + fit.operand * D
-    needed = fit.base + (per_number * b * d + fit.r * r_words) // threads
+    per_number = fit.live * live + fit.state * states + fit.staying * _smallest(staying, 1)
+    needed = fit.base + (per_number * numbers + fit.r * r_words) // threads
     squeezed = 100 * SQUEEZED_FROM + (needed - 100 * SQUEEZED_FROM) * SQUEEZED_PART // 100
     return _smallest(needed, squeezed) // 100
 

@@ -52,6 +52,10 @@ def representative(cell: int, dtype: int) -> list[tuple[int, ...]]:
     return [MATRIX[(first + 31 * k) % len(MATRIX)] for k in range(2)]
 
 
+def name_of(value) -> str:
+    return getattr(value, "name", None) or str(value).removeprefix("torch.")
+
+
 SAMPLE = [
     (cell, dtype, shape)
     for (i, cell), (j, dtype) in itertools.product(enumerate(LIBRARY), enumerate(DTYPES))
@@ -59,7 +63,7 @@ SAMPLE = [
 ]
 
 
-@pytest.mark.parametrize(("cell", "dtype", "shape"), SAMPLE, ids=str)
+@pytest.mark.parametrize(("cell", "dtype", "shape"), SAMPLE, ids=name_of)
 def test_sample_of_the_matrix(cell, dtype, shape) -> None:
     check(cell, problem(cell, *shape, dtype))
 
