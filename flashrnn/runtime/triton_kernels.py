@@ -20,7 +20,7 @@ from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.tiling import triton as tiling
-from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, TritonProblem
+from flashrnn.tiling.triton import AlternatingTiling, Tiling, TritonProblem
 
 # What the interpreter runs on a CPU is tiled for this GPU.
 INTERPRETED_FOR = "h100-sxm"
@@ -30,7 +30,7 @@ INTERPRETED_FOR = "h100-sxm"
 class Plan:
     """A kernel and its tiling."""
 
-    tiling: FusedTiling | AlternatingTiling
+    tiling: Tiling
     module: ModuleType
 
     def launch(self, sizes: tuple[int, int, int], *arguments: Any) -> None:
@@ -58,9 +58,7 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     return _plans[key]
 
 
-def source_of(
-    problem: TritonProblem, chosen: FusedTiling | AlternatingTiling, *, interpreted: bool = False
-) -> str:
+def source_of(problem: TritonProblem, chosen: Tiling, *, interpreted: bool = False) -> str:
     """The Triton module for this tiling."""
     shared = {
         "D": problem.dims.D,

@@ -254,14 +254,21 @@ def alternating_cost(problem: TritonProblem, tiling: AlternatingTiling, gpu: Gpu
 @lru_cache(maxsize=1024)
 def choose(problem: TritonProblem, gpu: Gpu) -> Chosen:
     """The cheapest fused tiling; where none fits, the alternating schedule, and the limit."""
-    model = fused_model(problem, gpu)
     try:
-        model.solve()
+        return Chosen(cheapest(problem, gpu, fused=True))
     except Infeasible as error:
         limits = [rule.name or str(rule) for rule in error.conflict]
-        best = _cheapest(alternating_model(problem, gpu), AlternatingTiling, problem, gpu)
-        return Chosen(best, f"no fused tiling fits sm_{gpu.sm}: {', '.join(limits)}")
-    return Chosen(_cheapest(model, FusedTiling, problem, gpu))
+        reason = f"no fused tiling fits sm_{gpu.sm}: {', '.join(limits)}"
+        return Chosen(cheapest(problem, gpu, fused=False), reason)
+
+
+def cheapest(problem: TritonProblem, gpu: Gpu, *, fused: bool) -> Tiling:
+    """The cheapest tiling of a schedule by cost. Raises Infeasible where there is none."""
+    model = fused_model(problem, gpu) if fused else alternating_model(problem, gpu)
+    model.solve()
+    kind = FusedTiling if fused else AlternatingTiling
+    tilings: list[Tiling] = [kind(**solution) for solution in model.solutions()]
+    return min(tilings, key=lambda t: (cost(problem, t, gpu), sorted(t.as_config().items())))
 
 
 def cost(problem: TritonProblem, tiling: Tiling, gpu: Gpu) -> float:
@@ -269,11 +276,3 @@ def cost(problem: TritonProblem, tiling: Tiling, gpu: Gpu) -> float:
     if isinstance(tiling, FusedTiling):
         return fused_cost(problem, tiling, gpu)
     return alternating_cost(problem, tiling, gpu)
-
-
-def _cheapest(
-    model: Model, kind: type[FusedTiling] | type[AlternatingTiling], problem: TritonProblem,
-    gpu: Gpu,
-) -> Tiling:  # fmt: skip
-    tilings: list[Tiling] = [kind(**solution) for solution in model.solutions()]
-    return min(tilings, key=lambda t: (cost(problem, t, gpu), sorted(t.as_config().items())))
