@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +21,15 @@ from flashrnn.runtime.arguments import of_gates, unit_weights
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
-from flashrnn.runtime.triton_kernels import Plan, plan_for, source_of
+from flashrnn.runtime.triton_kernels import (
+    ALTERNATING,
+    FUSED,
+    Plan,
+    plan_for,
+    problem_key,
+    source_of,
+    tiling_of,
+)
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, Tiling, TritonProblem
 from flashrnn.tolerance import Comparison, compare, worst
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
     from constrint import Model
 
 Tensor = torch.Tensor
-FUSED, ALTERNATING = "fused", "alternating"
 # Steps of a candidate's check.
 CHECK_STEPS = 12
 
@@ -48,23 +54,7 @@ class TritonKernel:
         return f"{self.problem_.program.cell.name} {self.problem_.direction}, {self.schedule}"
 
     def problem(self) -> dict[str, int | str]:
-        dims, program = self.problem_.dims, self.problem_.program
-        return {
-            "kernel": f"{program.cell.key} {self.problem_.direction} triton {self.schedule}",
-            "dtype": self.problem_.dtype.name,
-            "precision": self.problem_.precision,
-            "B": dims.B,
-            "N": dims.N,
-            "D": dims.D,
-            "source": self._digest(),
-        }
-
-    def _digest(self) -> str:
-        """Of what is generated for some tiling: kernels that are written otherwise are others."""
-        some = AlternatingTiling(1, 16, 1)
-        if self.schedule == FUSED:
-            some = FusedTiling(16, self.problem_.padded, 4, 1, self.problem_.products)  # type: ignore[assignment]
-        return hashlib.sha256(source_of(self.problem_, some).encode()).hexdigest()[:16]
+        return problem_key(self.problem_, self.schedule)
 
     def model(self, device: Gpu) -> Model:
         if self.schedule == FUSED:
@@ -80,7 +70,7 @@ class TritonKernel:
 
     def tiling(self, config: Config) -> Tiling:
         """The tiling that a configuration means."""
-        return FusedTiling(**config) if self.schedule == FUSED else AlternatingTiling(**config)
+        return tiling_of(config, self.schedule)
 
     def describe(self, config: Config) -> str:
         t = self.tiling(config)

@@ -19,7 +19,7 @@ FLASHRNN = [
     ["emit"],
     ["tiling"],
     ["runtime"],
-    ["tunable", "api"],
+    ["tunable", "triton_tunable", "api"],
     ["families"],
     ["cli"],
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from autotune import cache
 from autotune.device import Device
 from autotune.gpu import Gpu
 from flashrnn.dims import Dims
@@ -20,10 +23,11 @@ from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.tiling import triton as tiling
-from flashrnn.tiling.triton import AlternatingTiling, Tiling, TritonProblem
+from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, Tiling, TritonProblem
 
 # What the interpreter runs on a CPU is tiled for this GPU.
 INTERPRETED_FOR = "h100-sxm"
+FUSED, ALTERNATING = "fused", "alternating"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Plan:
         self.module.run[grid](*arguments, **self.tiling.options)
 
 
-_plans: dict[object, Plan] = {}
+_plans: dict[object, tuple[int, Plan]] = {}
 
 
 def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan:
@@ -48,14 +52,48 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     gpu, interpreted = device_of(like), not like.is_cuda
     precision = precision_of(like.dtype)
     key = (cell.key, direction, like.dtype, dims.B, dims.N, dims.D, precision, gpu, interpreted)
-    if key not in _plans:
-        problem = TritonProblem(
-            lower(cell), direction, gpu_dtype_of(like.dtype), replace(dims, T=1), precision
-        )
-        chosen = tiling.choose(problem, gpu).tiling
+    known = _plans.get(key)
+    if known is None or known[0] != cache.generation():
+        dtype = gpu_dtype_of(like.dtype)
+        problem = TritonProblem(lower(cell), direction, dtype, replace(dims, T=1), precision)
+        tuned = None if interpreted else _tuned(problem, gpu)
+        chosen = tuned or tiling.choose(problem, gpu).tiling
         source = source_of(problem, chosen, interpreted=interpreted)
-        _plans[key] = Plan(chosen, module_of(f"{cell.name}-{direction}", source))
-    return _plans[key]
+        plan = Plan(chosen, module_of(f"{cell.name}-{direction}", source))
+        known = _plans[key] = cache.generation(), plan
+    return known[1]
+
+
+def _tuned(problem: TritonProblem, gpu: Gpu) -> Tiling | None:
+    """The tiling that tuning left for this problem, if any."""
+    for schedule in (FUSED, ALTERNATING):
+        config = cache.lookup(problem_key(problem, schedule), gpu)
+        if config is not None:
+            return tiling_of(config, schedule)
+    return None
+
+
+def problem_key(problem: TritonProblem, schedule: str) -> dict[str, int | str]:
+    """What a tuned tiling is remembered under."""
+    dims, program = problem.dims, problem.program
+    some: Tiling = AlternatingTiling(1, 16, 1)
+    if schedule == FUSED:
+        some = FusedTiling(16, problem.padded, 4, 1, problem.products)
+    written = source_of(problem, some)  # kernels that are written otherwise are others
+    return {
+        "kernel": f"{program.cell.key} {problem.direction} triton {schedule}",
+        "dtype": problem.dtype.name,
+        "precision": problem.precision,
+        "B": dims.B,
+        "N": dims.N,
+        "D": dims.D,
+        "source": hashlib.sha256(written.encode()).hexdigest()[:16],
+    }
+
+
+def tiling_of(config: Mapping[str, int], schedule: str) -> Tiling:
+    """The tiling that a solution of the schedule's model means."""
+    return FusedTiling(**config) if schedule == FUSED else AlternatingTiling(**config)
 
 
 def source_of(problem: TritonProblem, chosen: Tiling, *, interpreted: bool = False) -> str:

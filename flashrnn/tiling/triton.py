@@ -28,6 +28,8 @@ from flashrnn.tiling.triton_needs import WARP
 FEWEST_ROWS, FEWEST_UNITS = 16, 16
 MOST_ROWS = 64
 WARPS = (1, 2, 4, 8, 16)
+# Of a tile in one thread: the estimate of registers was fitted up to here, and fails at twice it.
+MOST_NUMBERS = 8
 # Units that a warp must have of its own in a product: else warps compute the same.
 UNITS_PER_WARP = 8
 ELEMENTWISE_UNITS = (16, 32, 64, 128)
@@ -163,6 +165,7 @@ def fused_model(problem: TritonProblem, gpu: Gpu) -> Model:
             name="words per thread of a product outside the tensor cores",
         )
     m.add(b * d >= 2 * WARP * warps, name="two numbers of a tile for every thread")
+    m.add(b * d <= MOST_NUMBERS * WARP * warps, name="numbers of a tile per thread")
     registers = _registers(problem, b, d, warps, held)
     resources.constrain(
         m, gpu.architecture, threads=WARP * warps, registers=registers,
@@ -233,8 +236,8 @@ def fused_cost(problem: TritonProblem, tiling: FusedTiling, gpu: Gpu) -> float:
     parts = (
         flops / rate, numbers / limits.fp32_fma_per_cycle, fetched / limits.shared_bytes_per_cycle
     )  # fmt: skip
-    # of one program alone, with too few warps to fill the arithmetic, one part follows another
-    alone = STEP_CYCLES + numbers / min(limits.fp32_fma_per_cycle, WARP * tiling.num_warps)
+    # of one program alone one part follows another, and a warp issues every other cycle at best
+    alone = STEP_CYCLES + numbers / min(limits.fp32_fma_per_cycle, WARP * tiling.num_warps / 2)
     alone += parts[0] + parts[2]
     step = max(resident * max(parts), alone)
     waves = -(-programs // (resident * gpu.sms))
