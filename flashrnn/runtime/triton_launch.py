@@ -30,8 +30,13 @@ def in_rows(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else in_rows(x.contiguous())
+def _packed(x: Tensor) -> Tensor:
+    """The tensor, copied if its memory has gaps or begins elsewhere."""
+    return in_rows(x.contiguous())
+
+
+def _packed_or_none(x: Tensor | None) -> Tensor | None:
+    return None if x is None else _packed(x)
 
 
 def _strides(x: Tensor, D: int) -> list[int]:
@@ -61,15 +66,16 @@ def forward(
 ) -> None:
     """Run all steps of wx [B, T, G_w, N, D], into states, last and saved.
 
-    r [G_r, N, D, P], bias [G, N, D], weights [K, N, D] and initial [S, B, 1, N, D] contiguous;
-    states [S, B, T, N, D], zero already past the end of rows that have `lengths` [B].
+    r [G_r, N, D, P], bias [G, N, D], weights [K, N, D], initial [S, B, 1, N, D], of any strides;
+    last contiguous; states [S, B, T, N, D], zero already past the end of rows with `lengths` [B].
     """
     _, B, T, N, D = states.shape
     wx = in_rows(wx)
     sizes = (B, T, N, int(options.reverse))
     tensors = (wx, *_strides(wx, D))
     outputs = (states, *_strides(states, D))
-    r, weights, lengths = in_rows(r), _contiguous(weights), _on(lengths, wx)
+    r, bias, initial = _packed(r), _packed(bias), _packed(initial)
+    weights, lengths = _packed_or_none(weights), _on(lengths, wx)
     with _device(wx):
         if isinstance(plan.tiling, FusedTiling):
             plan.launch(
@@ -114,8 +120,8 @@ def backward(
     _, B, T, N, D = states.shape
     states, K = in_rows(states), 0 if weights is None else weights.shape[0]
     sizes = (B, T, N, int(options.reverse))
-    r, weights, lengths = in_rows(r), _contiguous(weights), _on(lengths, states)
-    d_last, initial = _contiguous(d_last), in_rows(initial.contiguous())
+    r, weights, initial = _packed(r), _packed_or_none(weights), _packed(initial)
+    d_last, lengths = _packed_or_none(d_last), _on(lengths, states)
     d_inputs: tuple[Any, ...] = (None, 0, 0, 0, 0)
     if d_states is not None:
         d_states = in_rows(d_states)

@@ -36,7 +36,8 @@ ELEMENTWISE_UNITS = (16, 32, 64, 128)
 # Of the cost model, none of them measured: instructions for one unit of the op table's cost, the
 # cycles that barriers, products and memory leave a step waiting, the seconds of a launch.
 INSTRUCTIONS, STEP_CYCLES, LAUNCH_SECONDS = 0.5, 1500.0, 4e-6
-POINTWISE_REGISTERS = 32
+# Of the pointwise kernel: what each thread has, and registers beside its values.
+POINTWISE_NUMBERS, POINTWISE_REGISTERS = 4, 32
 
 
 @dataclass(frozen=True)
@@ -165,12 +166,12 @@ def fused_model(problem: TritonProblem, gpu: Gpu) -> Model:
             name="words per thread of a product outside the tensor cores",
         )
     m.add(b * d >= 2 * WARP * warps, name="two numbers of a tile for every thread")
-    m.add(b * d <= MOST_NUMBERS * WARP * warps, name="numbers of a tile per thread")
     registers = _registers(problem, b, d, warps, held)
     resources.constrain(
         m, gpu.architecture, threads=WARP * warps, registers=registers,
         shared_bytes=_shared_bytes(problem, b, d, held),
     )  # fmt: skip
+    m.add(b * d <= MOST_NUMBERS * WARP * warps, name="numbers of a tile per thread")
     return m
 
 
@@ -179,10 +180,9 @@ def alternating_model(problem: TritonProblem, _gpu: Gpu) -> Model:
     m = Model(f"{problem.program.cell.name} {problem.direction}, alternating")
     rows = 1 << (max(1, problem.dims.B) - 1).bit_length()
     b = m.int_var("b_per_program", [r for r in (1, 2, 4, 8, 16) if r <= rows])
-    d = m.int_var("d_per_program", [u for u in ELEMENTWISE_UNITS if u <= problem.padded])
+    d = m.int_var("d_per_program", ELEMENTWISE_UNITS)
     warps = m.int_var("num_warps", (1, 2, 4))
-    m.add(b * d >= WARP * warps, name="a number for every thread")
-    m.add(b * d <= 8 * WARP * warps, name="no more than 8 numbers for a thread")
+    m.add(b * d == POINTWISE_NUMBERS * WARP * warps, name="numbers of a tile per thread")
     return m
 
 

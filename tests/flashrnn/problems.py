@@ -47,7 +47,7 @@ def run(
     states, last = flashrnn(**arguments, function=cell, backend=backend)
     g = torch.Generator().manual_seed(seed)
     cotangents = [torch.randn(x.shape, generator=g, dtype=torch.float64) for x in (states, last)]
-    loss = sum(((x * c.to(x.dtype)).sum() for x, c in zip((states, last), cotangents, strict=True)))
+    loss = sum(((x * c.to(x)).sum() for x, c in zip((states, last), cotangents, strict=True)))
     grads = torch.autograd.grad(loss, list(arguments.values()))
     named = {f"d_{k}": v for k, v in zip(arguments, grads, strict=True)}
     return {"states": states.detach(), "last": last.detach(), **named}

@@ -51,7 +51,7 @@ def results(call, arguments: dict) -> dict[str, torch.Tensor]:
     outputs = call(arguments)
     g = torch.Generator().manual_seed(1)
     cotangents = [torch.randn(x.shape, generator=g, dtype=torch.float64) for x in outputs]
-    loss = sum(((x * c.to(x.dtype)).sum() for x, c in zip(outputs, cotangents, strict=True)))
+    loss = sum(((x * c.to(x)).sum() for x, c in zip(outputs, cotangents, strict=True)))
     grads = torch.autograd.grad(loss, list(arguments.values()), materialize_grads=True)
     named = {f"d_{k}": v for k, v in zip(arguments, grads, strict=True)}
     return {"every": outputs[0].detach(), "last": outputs[1].detach(), **named}

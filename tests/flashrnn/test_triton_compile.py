@@ -102,7 +102,7 @@ def test_more_of_the_matrix(sm) -> None:
     ],
 )
 def test_r_in_registers_is_not_read_again(cell, direction, D, warps) -> None:
-    """Per step, the kernel loads exactly R less from shared memory than one that leaves it there."""
+    """A step loads exactly R less from shared memory than that of a kernel that leaves R there."""
     problem = problem_of(cell, direction, "bfloat16", D)
     loads = []
     for held in (0, problem.products):

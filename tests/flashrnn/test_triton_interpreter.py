@@ -196,6 +196,18 @@ def test_any_memory_order(order) -> None:
     assert states.transpose(1, 2).is_contiguous() == (order == "time-major")
 
 
+@pytest.mark.parametrize("name", ["R", "b", "states", "parameters"])
+def test_strided_views_are_no_error(name) -> None:
+    """Permuted heads: whole rows of D numbers, in another order."""
+    cell = ALL[0]
+    p = problem(cell, 2, 3, 2, 6, torch.float32)
+    x = p[name].detach()
+    heads = {"R": 1, "b": 1, "states": 3, "parameters": 1}[name]
+    view = x.transpose(0, heads).contiguous().transpose(0, heads).requires_grad_()
+    assert not view.is_contiguous()
+    check(cell, {**p, name: view})
+
+
 @pytest.mark.parametrize(("B", "T"), [(0, 3), (3, 0), (0, 0)])
 def test_nothing_to_do(B, T) -> None:
     p = problem(lstm, B, T, 2, 8, torch.float32)
