@@ -117,9 +117,9 @@ def _backward(
     if need_r and dense:
         d_r = _d_recurrent(cell, d_gates, states[0], initial[0, :, 0], lengths, reverse)
     elif need_r and d_weights is not None:
-        d_r = d_weights[: len(cell.recurrent)].to(r.dtype)
+        d_r = d_weights[: len(cell.recurrent)].to(r.dtype, copy=True)
     if need_parameters and d_weights is not None:
-        d_parameters = d_weights[K - len(cell.parameters) :].to(r.dtype)
+        d_parameters = d_weights[K - len(cell.parameters) :].to(r.dtype, copy=True)
     d_bias = d_gates.sum((0, 1)) if need_bias else none
     return d_wx, d_r, d_bias, d_parameters, d_initial if need_initial else none
 
@@ -144,7 +144,9 @@ def _d_recurrent(
         begins = gates[rows, (ends.to(h.device) - 1).clamp(min=0)]
         others, before = gates[:, :-1], h[:, 1:]
     total = torch.einsum("bgnd,bnp->gndp", begins, first)
-    return total if T == 1 else total + torch.einsum("btgnd,btnp->gndp", others, before)
+    if T > 1:
+        total = total + torch.einsum("btgnd,btnp->gndp", others, before)
+    return total.contiguous()
 
 
 class _Recurrence(torch.autograd.Function):

@@ -250,6 +250,21 @@ def test_inference_saves_nothing() -> None:
     assert not states.requires_grad
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [lstm, ALL[0]], ids=lambda c: c.name)
+def test_opcheck(cell) -> None:
+    p = problem(cell, 2, 3, 2, 5, torch.float32)
+    wx, r, b, initial = p["Wx"], p["R"], p["b"], p["states"]
+    rest = (cell.key, None, float("inf"), False, False)
+    ops = torch.ops.flashrnn
+    torch.library.opcheck(ops.triton_recurrence, (wx, r, b, p.get("parameters"), initial, *rest))
+    plain = [None if x is None else x.detach() for x in (wx, r, b, p.get("parameters"), initial)]
+    states, last, saved = ops.triton_training(*plain, *rest)
+    need = [True, True, True, bool(cell.parameters), True]
+    backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, need, *rest)
+    torch.library.opcheck(ops.triton_backward, backward)
+
+
 def test_a_tile_serves_every_length_and_batch() -> None:
     """T and B are arguments: no other module for another length."""
     before = triton_kernels._plans
