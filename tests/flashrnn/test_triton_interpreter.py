@@ -69,8 +69,8 @@ def test_sample_of_the_matrix(cell, dtype, shape) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("cell", LIBRARY, ids=lambda c: c.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("cell", [lstm, gru, elman, slstm], ids=lambda c: c.name)
 @pytest.mark.parametrize("steps", T)
 def test_whole_matrix(cell, dtype, steps) -> None:
     for shape in MATRIX:
@@ -78,7 +78,7 @@ def test_whole_matrix(cell, dtype, steps) -> None:
             check(cell, problem(cell, *shape, dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name_of)
 @pytest.mark.parametrize("cell", ALL, ids=lambda c: c.name)
 def test_cells_of_a_user(cell, dtype) -> None:
     check(cell, problem(cell, 3, 4, 2, 20, dtype))
