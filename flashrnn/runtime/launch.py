@@ -45,7 +45,12 @@ class Kernel:
         self._layout = _LAYOUTS[plan.direction]
         threads = torch.get_num_threads()
         tiling = plan.tiling
-        self._sizes = (*(dims.B, dims.T, dims.N, dims.D), tiling.b_per_core, tiling.cores_d, threads)
+        self._sizes = (
+            *(dims.B, dims.T, dims.N, dims.D),
+            tiling.b_per_core,
+            tiling.cores_d,
+            threads,
+        )
         parallel = threads > 1 and dims.products >= PARALLEL_PRODUCTS
         # the runtime's entry points, 0 where one thread is as fast
         self._region, self._team_size = threading() if parallel else (0, 0)
@@ -85,7 +90,16 @@ class Kernel:
             + (r.data_ptr(), address(bias), address(weights), address(initial))
             + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
             + (last.data_ptr(), address(saved)),
-            (0, self._region, self._team_size, address(lengths), self._T, 0, int(options.reverse), 0),
+            (
+                0,
+                self._region,
+                self._team_size,
+                address(lengths),
+                self._T,
+                0,
+                int(options.reverse),
+                0,
+            ),
             0 if w is None else w.shape[3],
         )
 
@@ -120,7 +134,16 @@ class Kernel:
             + (states.data_ptr(), *states.stride()[:4], saved.data_ptr(), *d_pointers)
             + (address(d_last), address(d_gates), *gates)
             + (address(d_initial), d_weights.data_ptr()),
-            (0, self._region, self._team_size, address(lengths), self._T, 0, int(options.reverse), 0)
+            (
+                0,
+                self._region,
+                self._team_size,
+                address(lengths),
+                self._T,
+                0,
+                int(options.reverse),
+                0,
+            )
             + (_bits(options.gradient_clip), int(options.gradient_cut)),
         )
 

@@ -125,8 +125,12 @@ def precision_of(dtype: torch.dtype) -> str:
 
     Asked by torch.set_float32_matmul_precision or torch.backends.cuda.matmul.
     """
-    asked = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    return TF32 if asked else IEEE
+    if dtype != torch.float32:
+        return IEEE
+    asked: str | None = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if asked is None:  # torch before 2.9
+        asked = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return TF32 if asked == "tf32" else IEEE
 
 
 def gpu_dtype_of(dtype: torch.dtype) -> Dtype:
