@@ -46,6 +46,16 @@ class Disagreement(BenchError):
         super().__init__(f"{label} is wrong in {case}: {comparison}; nothing of it was timed")
 
 
+class PeerFailed(BenchError):
+    """A peer raised an error of its own."""
+
+    def __init__(self, case: str, label: str, error: Exception) -> None:
+        super().__init__(
+            f"{label} failed in {case}: {type(error).__name__}: {error}; "
+            "--peers with the names of the others leaves it out"
+        )
+
+
 class UnreadableReport(BenchError):
     """A file is not a report that this version has written."""
 

@@ -4,15 +4,18 @@
 nothing and needs neither a GPU nor a compiler.
 """
 
-from flashrnn import cells
+from flashrnn import cells, nn
 from flashrnn.api import Choice, choose_backend, flashrnn, layer
 from flashrnn.errors import (
+    ArgumentError,
     BackendError,
     CellError,
     CompilerError,
     DeviceError,
     DtypeError,
+    ExportError,
     FlashRNNError,
+    InputError,
     OptionError,
     ShapeError,
     UnknownFunctionError,
@@ -33,6 +36,7 @@ from flashrnn.ir.ops import (
 from flashrnn.reference import reference
 
 __all__ = [
+    "ArgumentError",
     "BackendError",
     "Cell",
     "CellError",
@@ -40,7 +44,9 @@ __all__ = [
     "CompilerError",
     "DeviceError",
     "DtypeError",
+    "ExportError",
     "FlashRNNError",
+    "InputError",
     "OptionError",
     "ShapeError",
     "UnknownFunctionError",
@@ -56,6 +62,7 @@ __all__ = [
     "log_sigmoid",
     "maximum",
     "minimum",
+    "nn",
     "reference",
     "sigmoid",
     "stop_gradient",

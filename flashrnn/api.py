@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
-from flashrnn.dtypes import BY_NAME
+from flashrnn import autocast
+from flashrnn.dtypes import BY_NAME, STORED_IN_16_BITS
 from flashrnn.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.ir.variants import variant
-from flashrnn.options import NONE, Options
+from flashrnn.options import NONE, Options, check_carried
 from flashrnn.reference import reference
+from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
+from flashrnn.runtime.registry import unsupported_transform, watched
 from flashrnn.runtime.triton_check import check_triton, triton_choice
 from flashrnn.runtime.triton_recurrence import recurrence as triton_recurrence
 
@@ -62,18 +67,21 @@ def flashrnn(
     gradient_clip: bound of what flows back through time into h at each step, before the gradient
     of the output there is added. gradient_cut: nothing flows back to h through R h (R keeps its
     gradient). output_clip: h is clamped to ± this (a kernel of its own per value). zoneout
-    [S, B, T, N, D], of Wx's dtype: where it is 1 a state stays as it was (0 elsewhere; draw it with
-    torch). lengths [B], integers: the steps of each row; past its end the outputs are zero, `last`
-    is the state at its end, and nothing there is read. reverse: each row runs from its own end to
-    its beginning; outputs stand at their own times.
+    [S, B, T, N, D], of Wx's dtype: how much of a state stays as it was; 1 or 0 in training, drawn
+    with torch, and the rate at inference (Krueger et al. 2017). lengths [B], integers: the steps of
+    each row; past its end the outputs are zero, `last` is the state at its end, and nothing there
+    is read. reverse: each row runs from its own end to its beginning; outputs stand at their own
+    times.
 
-    backend: "cpu" (generated C++), "triton" (generated Triton: float32, float16 and bfloat16 on an
-    NVIDIA GPU; where TRITON_INTERPRET=1, CPU tensors in Triton's interpreter), "reference" (slow,
-    any dtype and device, gradients of any order) or "auto" (see `choose_backend`). Raises
-    ShapeError, DtypeError, DeviceError, UnknownFunctionError, OptionError, BackendError. The layout
-    is that of FlashRNN (Pöppel et al., 2024).
+    backend: "cpu" (generated C++; bfloat16 and float16 are converted, computed in float32 and
+    rounded on return), "triton" (generated Triton: float32, float16 and bfloat16 on an NVIDIA GPU;
+    where TRITON_INTERPRET=1, CPU tensors in Triton's interpreter), "reference" (slow, any dtype and
+    device, gradients of any order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError,
+    DeviceError, UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
+    (Pöppel et al., 2024).
     """
     cell = cell_of(function)
+    Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)
     _check(cell, Wx, R, b, states, parameters)
     options = _options(gradient_clip, gradient_cut, reverse)
     lengths = _lengths(lengths, Wx)
@@ -82,17 +90,25 @@ def flashrnn(
         Wx = torch.cat((Wx, zoneout.to(Wx.dtype).permute(1, 2, 0, 3, 4)), 2)
         b = None if b is None else torch.cat((b, b.new_zeros((len(cell.states), *b.shape[1:]))))
     cell = _variant(cell, output_clip, zoneout is not None, gradient_cut)
-    if backend not in BACKENDS:
-        raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
-    if backend == "auto":
-        backend = choose_backend(Wx, cell).backend
+    backend = chosen_backend(backend, Wx, cell)
+    check_carried(
+        backend, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
+        zoneout=zoneout, lengths=lengths, reverse=reverse,
+    )  # fmt: skip
     if backend == "reference":
+        check_lengths(lengths, Wx.shape[1])
         return reference(Wx, R, b, states, cell, parameters, lengths, options)
     if backend == "triton":
         check_triton(Wx)
         return triton_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
-    _check_cpu(Wx)
-    return recurrence(cell, Wx, R, b, parameters, states, lengths, options)
+    _check_cpu(Wx, "Wx")
+
+    def run(
+        Wx: Tensor, R: Tensor, b: Tensor | None, states: Tensor | None, parameters: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return recurrence(cell, Wx, R, b, parameters, states, lengths, options)
+
+    return _in_kernel_dtype(run, Wx, R, b, states, parameters)
 
 
 def layer(
@@ -104,6 +120,7 @@ def layer(
     function: str | Cell = "lstm",
     parameters: Tensor | None = None,
     *,
+    backend: str = "auto",
     gradient_clip: float | None = None,
     gradient_cut: bool = False,
     output_clip: float | None = None,
@@ -111,15 +128,23 @@ def layer(
     lengths: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run a recurrent layer, its input product included, with fused CPU kernels.
+    """Run a recurrent layer, its input product included.
 
     x [B, T, I]; W [G_w, N, D, I], the input weights; the rest as in `flashrnn`. Returns the output
     h [B, T, N, D] after every step, T outermost in memory, and last [S, B, 1, N, D], the states
-    after the last step. Gradients flow to every floating-point argument from both. Faster than a
-    product followed by `flashrnn`, since neither the products nor their gradients are ever held
-    for the whole sequence. Raises as `flashrnn` does.
+    after the last step. Gradients flow to every floating-point argument from both. On a CPU faster
+    than a product followed by `flashrnn`, since neither the products nor their gradients are ever
+    held for the whole sequence; other back ends do just that. Raises as `flashrnn` does.
     """
     cell = cell_of(function)
+    form = None
+    if lengths is None and zoneout is None and not _special():
+        flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
+        form = (*flags, *map(_form, (x, W, R, b, states, parameters)))
+        checked = _checked.get(form)
+        if checked is not None:
+            return run_layer(checked[0], x, W, R, b, parameters, states, None, checked[1])
+    x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ShapeError(f"x must be [B, T, I] (3 dimensions), got {shape}")
@@ -130,19 +155,67 @@ def layer(
         raise DtypeError(f"W is {W.dtype} on {W.device}, but x is {x.dtype} on {x.device}")
     # the sizes of the products that the layer would hand to `flashrnn`
     _check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
-    _check_cpu(x)
-    options = _options(gradient_clip, gradient_cut, reverse)
-    if zoneout is not None:  # the masks are a part of Wx, so it must exist
-        Wx = torch.nn.functional.linear(x, W.flatten(0, 2)).unflatten(2, W.shape[:3])
+    backend = chosen_backend(backend, x)
+    if zoneout is not None or backend != "cpu":  # the masks are a part of Wx, so it must exist
+        time_major = torch.nn.functional.linear(x.transpose(0, 1), W.flatten(0, 2))
+        Wx = time_major.transpose(0, 1).unflatten(2, W.shape[:3])
         every, last = flashrnn(
-            Wx, R, b, states, cell, "cpu", parameters, gradient_clip=gradient_clip,
+            Wx, R, b, states, cell, backend, parameters, gradient_clip=gradient_clip,
             gradient_cut=gradient_cut, output_clip=output_clip, zoneout=zoneout, lengths=lengths,
             reverse=reverse,
         )  # fmt: skip
         return every[0], last
+    _check_cpu(x, "x")
+    check_carried(
+        backend, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
+        zoneout=zoneout, lengths=lengths, reverse=reverse,
+    )  # fmt: skip
+    options = _options(gradient_clip, gradient_cut, reverse)
     cell = _variant(cell, output_clip, False, gradient_cut)
     lengths = _lengths(lengths, x)
-    return run_layer(cell, x, W, R, b, parameters, states, lengths, options)
+    if form is not None and x.dtype not in STORED_IN_16_BITS:
+        if len(_checked) >= MOST_CHECKED:
+            _checked.clear()
+        _checked[form] = cell, options
+
+    def run(
+        x: Tensor,
+        W: Tensor,
+        R: Tensor,
+        b: Tensor | None,
+        states: Tensor | None,
+        parameters: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        return run_layer(cell, x, W, R, b, parameters, states, lengths, options)
+
+    return _in_kernel_dtype(run, x, W, R, b, states, parameters)
+
+
+# Arguments of layers that were found in order: checking the next ones like them would cost as much
+# as a small kernel. A stream of ever new lengths must not fill the memory.
+_checked: dict[tuple[object, ...], tuple[Cell, Options]] = {}
+MOST_CHECKED = 1024
+
+
+def _form(x: Tensor | None) -> object:
+    """All of a tensor that checks look at."""
+    return (x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x)
+
+
+def _special() -> bool:
+    """Whether a call's surroundings have a say in it."""
+    return watched() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu")
+
+
+def _in_kernel_dtype(
+    run: Callable[..., tuple[Tensor, Tensor]], *tensors: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Run a CPU kernel; what is stored in 16 bits is computed in float32, results are rounded."""
+    dtype = next(x.dtype for x in tensors if x is not None)
+    if dtype not in STORED_IN_16_BITS:
+        return run(*tensors)
+    every, last = run(*(None if x is None else x.float() for x in tensors))
+    return every.to(dtype), last.to(dtype)
 
 
 def _options(gradient_clip: float | None, gradient_cut: bool, reverse: bool) -> Options:
@@ -160,19 +233,16 @@ def _variant(cell: Cell, output_clip: float | None, zoneout: bool, cut: bool) ->
 
 
 def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
-    """The lengths as the kernels read them, checked against x [B, T, ...]."""
+    """The lengths as the kernels read them, for x [B, T, ...]; who runs them checks their range."""
     if lengths is None:
         return None
-    B, T = x.shape[0], x.shape[1]
+    B = x.shape[0]
     if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.is_complex():
         kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
         raise DtypeError(f"lengths must be a tensor of integers, got {kind}")
     if tuple(lengths.shape) != (B,):
         raise ShapeError(f"lengths [B] is {tuple(lengths.shape)}, but there are B = {B} rows")
-    lengths = lengths.to("cpu", torch.int64).contiguous()
-    if B and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
-        raise ShapeError(f"lengths must lie between 0 and T = {T}, got {lengths.tolist()}")
-    return lengths
+    return lengths.to("cpu", torch.int64).contiguous()
 
 
 def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
@@ -187,22 +257,39 @@ def choose_backend(Wx: Tensor, function: str | Cell = "lstm") -> Choice:
         return Choice("triton" if fits else "reference", reason)
     if Wx.device.type != "cpu":
         return Choice("reference", f"no fused kernels for device {Wx.device}")
+    transform = unsupported_transform()
+    if transform is not None:
+        return Choice("reference", f"fused kernels do not carry {transform}")
+    if Wx.dtype in STORED_IN_16_BITS:
+        return Choice("cpu", f"fused C++ kernels take {Wx.dtype} and compute in float32 on a CPU")
     if not _has_kernel(Wx):
         return Choice("reference", f"no fused kernels for {Wx.dtype} on a CPU")
     return Choice("cpu", f"fused C++ kernels carry {Wx.dtype} on a CPU")
 
 
+def chosen_backend(backend: str, x: Tensor, function: str | Cell = "lstm") -> str:
+    """The back end of that name, "auto" resolved; BackendError where none is called so."""
+    if backend not in BACKENDS:
+        raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
+    return choose_backend(x, function).backend if backend == "auto" else backend
+
+
 def _has_kernel(x: Tensor) -> bool:
-    return any(d.torch == x.dtype for d in BY_NAME.values())
+    return x.dtype in STORED_IN_16_BITS or any(d.torch == x.dtype for d in BY_NAME.values())
 
 
-def _check_cpu(Wx: Tensor) -> None:
-    if Wx.device.type != "cpu":
-        raise DeviceError(f'backend="cpu" needs CPU tensors, Wx is on {Wx.device}')
-    if not _has_kernel(Wx):
-        known = ", ".join(BY_NAME)
+def _check_cpu(x: Tensor, name: str) -> None:
+    if x.device.type != "cpu":
+        raise DeviceError(f'backend="cpu" needs CPU tensors, {name} is on {x.device}')
+    transform = unsupported_transform()
+    if transform is not None:
+        raise BackendError(
+            f'backend="cpu" does not carry {transform}; backend="reference" does, slowly'
+        )
+    if not _has_kernel(x):
+        known = ", ".join((*BY_NAME, *(str(d).removeprefix("torch.") for d in STORED_IN_16_BITS)))
         raise DtypeError(
-            f'backend="cpu" has kernels for {known}, Wx is {Wx.dtype}; '
+            f'backend="cpu" has kernels for {known}, {name} is {x.dtype}; '
             'backend="reference" takes any dtype'
         )
 

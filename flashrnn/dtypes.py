@@ -28,6 +28,8 @@ FLOAT16 = Dtype("float16", torch.float16, "", 2, "tl.float16")
 _ALL = (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)
 BY_NAME = {d.name: d for d in _ALL if d.cpp}  # of the CPU's kernels
 GPU_BY_NAME = {d.name: d for d in _ALL if d.triton}
+# Kept in 16 bits and computed in float32, where kernels carry no such type.
+STORED_IN_16_BITS = (torch.bfloat16, torch.float16)
 _BY_TORCH = {d.torch: d for d in BY_NAME.values()}
 
 

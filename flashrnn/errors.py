@@ -40,3 +40,19 @@ class CompilerError(BackendError):
 
 class OptionError(FlashRNNError, ValueError):
     """An option has a value that means nothing."""
+
+
+class ArgumentError(FlashRNNError, TypeError):
+    """An argument is of the wrong kind."""
+
+
+class InputError(FlashRNNError, RuntimeError, ValueError):
+    """A module was called with what it cannot take.
+
+    Worded as torch.nn words it where it has words for it, and both of the kinds that torch.nn
+    raises, so that code which catches or matches those keeps working.
+    """
+
+
+class ExportError(FlashRNNError):
+    """A recurrence that cannot be written in the format it is exported to."""

@@ -53,7 +53,7 @@ class CellFamily:
 
     def tunables(self, options: Options) -> list[Tunable[Cpu]]:
         dims, dtype, threads = _dims(options), BY_NAME[str(options["dtype"])], options["threads"]
-        directions = (FORWARD, LAYER, BACKWARD) if cpu.owns_input(dims) else (FORWARD, BACKWARD)
+        directions = (FORWARD, LAYER, BACKWARD) if cpu.owns_input(dims.B) else (FORWARD, BACKWARD)
         return [
             CpuKernel(CpuProblem(lower(self.cell), direction, dtype, dims, int(threads or 1)))
             for direction in directions

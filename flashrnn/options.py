@@ -4,8 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
-from flashrnn.errors import OptionError
+from flashrnn.errors import BackendError, OptionError
+
+# Every option of `flashrnn` and `layer`, and the back ends that carry it.
+CARRIED: dict[str, tuple[str, ...]] = {
+    "gradient_clip": ("cpu", "triton", "reference"),
+    "gradient_cut": ("cpu", "triton", "reference"),
+    "output_clip": ("cpu", "triton", "reference"),
+    "zoneout": ("cpu", "triton", "reference"),
+    "lengths": ("cpu", "triton", "reference"),
+    "reverse": ("cpu", "triton", "reference"),
+}
+
+
+def check_carried(backend: str, **asked: object) -> None:
+    """Raise BackendError where an option is asked for (not None or False) that is not carried."""
+    for name, value in asked.items():
+        if value is not None and value is not False and backend not in CARRIED[name]:
+            raise BackendError(
+                f"backend={backend!r} does not carry the option {name}; these do: "
+                f"{', '.join(CARRIED[name])}"
+            )
 
 
 @dataclass(frozen=True)
@@ -33,3 +54,9 @@ class Options:
 
 
 NONE = Options()
+
+
+@lru_cache(maxsize=256)
+def options_of(gradient_clip: float, gradient_cut: bool, reverse: bool) -> Options:
+    """The options, made and checked once."""
+    return Options(gradient_clip, gradient_cut, reverse)

@@ -74,7 +74,9 @@ class _KernelRunner:
     def __init__(self, problem: CpuProblem, tiling: CpuTiling) -> None:
         self._problem = problem
         library = kernels.load(problem, tiling, Device.current())
-        self._plan = kernels.Plan(problem.direction, library, tiling, tuned=True)
+        self._plan = kernels.Plan(
+            problem.program.cell, problem.direction, library, tiling, tuned=True
+        )
         self._full = _Arguments(self._plan, problem, problem.dims.T)
 
     def run(self) -> None:
@@ -125,7 +127,7 @@ class _Arguments:
         self.d_initial = poisoned(S, B, 1, N, D)
         self.d_weights = poisoned(B, len(lower(cell).weights), N, D)
         if self.direction == BACKWARD:  # what it reads of a forward pass, from whichever kernel
-            self._forward(launch.kernel_for(cell, FORWARD, self.wx, small))
+            self._forward(launch.kernel_for(cell, FORWARD, self.wx.dtype, B, T, N, D))
         self._new_kernel = lambda: launch.Kernel(plan, problem.dtype, small)
 
     def call(self) -> None:

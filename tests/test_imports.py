@@ -19,8 +19,9 @@ FLASHRNN = [
     ["emit"],
     ["tiling"],
     ["runtime"],
+    ["autocast"],
     ["tunable", "triton_tunable", "api"],
-    ["families"],
+    ["nn", "families"],
     ["cli"],
 ]
 

@@ -5,12 +5,12 @@ What is timed is what is verified: a contender's `call` returns the results that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from bench.errors import Disagreement
+from bench.errors import Disagreement, PeerFailed
 from bench.layers import ours
 from bench.layers.problem import Contender, Kind, Problem, Results, judge, wanted
 from bench.peers import Offer
@@ -49,10 +49,16 @@ class Case:
 
 
 def case_of(problem: Problem, kind: Kind, threads: int, offers: Mapping[str, Offer]) -> Case:
-    """Ours and every peer that offers such a call."""
-    found: Iterable[Contender | None] = (offer(problem, kind, threads) for offer in offers.values())
-    peers = tuple(peer for peer in found if peer is not None)
-    return Case(problem, kind, threads, (ours.contender(problem, kind), *peers))
+    """Ours and every peer that offers such a call. Raises PeerFailed."""
+    case = Case(problem, kind, threads, (ours.contender(problem, kind),))
+    for name, offer in offers.items():
+        try:
+            peer = offer(problem, kind, threads)
+        except Exception as error:
+            raise PeerFailed(case.label, name, error) from error
+        if peer is not None:
+            case = replace(case, contenders=(*case.contenders, peer))
+    return case
 
 
 def verify(case: Case, judges: Judges) -> dict[str, Comparison]:
@@ -60,12 +66,17 @@ def verify(case: Case, judges: Judges) -> dict[str, Comparison]:
 
     Ours is held to `flashrnn.tolerance`. A peer rounds as it likes (torch.nn's bias gradient is
     beyond that tolerance for long sequences) but has to compute the same thing: half of the
-    digits. Raises Disagreement.
+    digits. Raises Disagreement, PeerFailed.
     """
     names = wanted(case.problem, case.kind)
     found = {}
     for contender in case.contenders:
-        got = contender.read(contender.call())
+        try:
+            got = contender.read(contender.call())
+        except Exception as error:
+            if contender.label == ours.LABEL:
+                raise
+            raise PeerFailed(case.label, contender.label, error) from error
         if got.keys() != names:
             only = ", ".join(sorted(got.keys() ^ names))
             raise Disagreement(case.label, contender.label, f"not everyone computes {only}")

@@ -91,8 +91,8 @@ def _bare(problem: Problem) -> Callable[[], Results]:
     d_x, d_w, d_r = torch.empty_like(x), torch.empty_like(W), torch.empty_like(R)
     d_b, d_units = torch.empty(G, dims.N, dims.D), torch.empty(K, dims.N, dims.D)
 
-    forward = launch.kernel_for(cell, FORWARD, x, dims)
-    backward = launch.kernel_for(cell, BACKWARD, x, dims)
+    forward = launch.kernel_for(cell, FORWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
+    backward = launch.kernel_for(cell, BACKWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
 
     def arguments() -> tuple[tuple[int, ...], tuple[int, ...]]:
         there = forward.forward(x, R, b, units, None, states, last, saved, None, NONE, W)
@@ -107,7 +107,7 @@ def _bare(problem: Problem) -> Callable[[], Results]:
     def call(_alive: object = (R, b, units, saved, last, d_h)) -> Results:  # only pointers to them
         surround.forward(forward, there, x, W)
         surround.backward(
-            backward, back, cell, dims, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units
+            backward, back, cell, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units
         )
         recurrent = d_r if dense else d_units[: len(cell.recurrent)]
         rest = (d_units[K - len(cell.parameters) :],) if cell.parameters else ()

@@ -134,20 +134,28 @@ def _means(report: Report) -> str:
 def _cases(report: Report) -> list[str]:
     parts = []
     head = _head(
-        "shape", "implementation", "#time", "#± of median", "#ratio", "#GFLOP/s", "#error", "tiling"
+        "shape",
+        "implementation",
+        "#time",
+        "#± of median",
+        "#ratio",
+        "#GFLOP/s",
+        "#roof",
+        "#error",
+        "tiling",
     )
     groups = dict.fromkeys((r.subject, r.kind, r.threads) for r in report.rows)
     for group in groups:
         rows = [r for r in report.rows if (r.subject, r.kind, r.threads) == group]
         title = f"{group[0]}, {group[1]}, {show.count(group[2], 'thread')}"
-        body = "".join(_case(row) for row in rows)
+        body = "".join(_case(report, row) for row in rows)
         parts.append(
             f"<details><summary>{escape(title)}</summary><table>{head}{body}</table></details>"
         )
     return parts
 
 
-def _case(row: Row) -> str:
+def _case(report: Report, row: Row) -> str:
     found = []
     for one in (row.ours, *row.peers):
         ours = one is row.ours
@@ -158,6 +166,7 @@ def _case(row: Row) -> str:
             _number(f"{100 * one.timing.noise / one.timing.median:.1f}%"),
             _number("") if ours else _ratio(row.ratio(one)),
             _number(show.speed(row, one)),
+            _number(show.share(report, row, one)),
             _number(f"{one.error.error:.1e}"),
             _text(show.tiling(row) if ours else ""),
         )

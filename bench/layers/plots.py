@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import NothingToDraw
+from bench.layers import show
 from bench.layers.results import Report, Row
 from bench.layers.show import count
 from bench.shapes import Shape
@@ -23,7 +24,7 @@ COLOURS = {
     "openvino": "#0072B2",
     "jax.lax.scan": "#CC79A7",
 }
-OURS, INK, GRID = "#009E73", "#24292F", "#D8DEE4"
+OURS, INK, DIM, GRID = "#009E73", "#24292F", "#59636E", "#D8DEE4"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h", "<", ">")
 LEVEL_STYLES = {"l1": ":", "l2": "-.", "l3": "--", "memory": (0, (1, 3))}
 DPI = 140
@@ -88,7 +89,7 @@ def _bars(pyplot: Any, subject: str, threads: int, rows: list[Row]) -> Picture:
     figure, axes = pyplot.subplots(
         len(kinds), 1, figsize=(11, 0.6 + 2.6 * len(kinds)), layout="constrained", squeeze=False
     )
-    labels = list(dict.fromkeys(peer.label for row in rows for peer in row.peers))
+    labels = sorted({peer.label for row in rows for peer in row.peers}, key=_rank)
     for axis, kind in zip(axes[:, 0], kinds, strict=True):
         _panel(axis, [row for row in rows if row.kind == kind], labels)
         axis.set_title(f"{subject}: {kind}")
@@ -120,10 +121,11 @@ def _panel(axis: Any, rows: list[Row], labels: list[str]) -> None:
                 _short(ratio), (place, ratio), (0, 2 if ratio >= 1 else -2),
                 textcoords="offset points", ha="center", va="bottom" if ratio >= 1 else "top",
                 fontsize=6.5, rotation=90 if len(labels) > 3 else 0,
+                zorder=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
     axis.set_yscale("log", base=2)
     low, high = min(tops), max(tops)
-    axis.set_ylim(min(0.72, low / 1.6), max(2.0, high * 2.0))
+    axis.set_ylim(min(0.6, low / 2.1), max(2.0, high * 2.2))
     ticks = [2.0**k for k in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 2)]
     axis.set_yticks([t for t in ticks if axis.get_ylim()[0] <= t <= axis.get_ylim()[1]])
     axis.yaxis.set_major_formatter(lambda value, _at: f"{value:g}×")
@@ -133,6 +135,7 @@ def _panel(axis: Any, rows: list[Row], labels: list[str]) -> None:
     axis.tick_params(length=0)
     axis.set_xticks(range(len(rows)), [_place(row.shape) for row in rows])
     axis.set_xlim(-0.6, len(rows) - 0.4)
+    axis.set_xlabel("B, T, D", color=DIM, fontsize=8)
     axis.set_ylabel("flashrnn is faster by")
 
 
@@ -155,7 +158,7 @@ def _roofline(pyplot: Any, report: Report, threads: int) -> Picture:
             xs = [x for x in xs if x <= right]
             ys = [roof.bound(x, name) / 1e9 for x in xs]
             axis.plot(xs, ys, color=INK, linewidth=1, linestyle=LEVEL_STYLES[name], zorder=1,
-                      label=f"{name}: {level.rate / 1e9:.0f} GB/s")  # fmt: skip
+                      label=f"{show.level_words(name)}: {level.rate / 1e9:.0f} GB/s")  # fmt: skip
         axis.axhline(roof.flops / 1e9, color=INK, linewidth=1.4, zorder=1)
         axis.annotate(f"multiply-adds: {roof.flops / 1e9:.0f} GFLOP/s", (left, roof.flops / 1e9),
                       (3, 3), textcoords="offset points", fontsize=8)  # fmt: skip
@@ -172,6 +175,8 @@ def _roofline(pyplot: Any, report: Report, threads: int) -> Picture:
                  xlabel="operations per byte (R read in every step)")  # fmt: skip
         axis.grid(color=GRID, linewidth=0.5, which="major", zorder=0)
         axis.tick_params(which="both", length=0)
+        axis.xaxis.set_major_formatter(_plain)
+        axis.yaxis.set_major_formatter(_plain)
     axes[0][0].set_ylabel("GFLOP/s of the products")
     levels, names = axes[0][0].get_legend_handles_labels()
     for number, subject in enumerate(subjects):
@@ -191,8 +196,19 @@ def _roofline(pyplot: Any, report: Report, threads: int) -> Picture:
     )
 
 
+def _rank(label: str) -> int:
+    """The order of the table of colours."""
+    known = [at for at, name in enumerate(COLOURS) if label.startswith(name)]
+    return known[0] if known else len(COLOURS)
+
+
 def _colour(label: str) -> str:
     return next((c for name, c in COLOURS.items() if label.startswith(name)), INK)
+
+
+def _plain(value: float, _at: int) -> str:
+    """A tick's number as people write it."""
+    return f"{value:g}"
 
 
 def _short(ratio: float) -> str:

@@ -125,6 +125,17 @@ class Report:
     def roof(self, threads: int) -> Roof | None:
         return next((roof for roof in self.roofs if roof.threads == threads), None)
 
+    def share(self, row: Row, one: Measurement) -> float | None:
+        """Its speed over the roofline's bound, R being read from the smallest level that holds it.
+
+        None without products, or where the machine was not measured.
+        """
+        roof, work = self.roof(row.threads), row.work
+        if roof is None or not work.flops:
+            return None
+        bound = roof.bound(work.flops / work.bytes, roof.home(work.weights))
+        return work.flops / one.timing.median / bound
+
 
 def geometric_mean(values: Sequence[float]) -> float:
     """The n-th root of the product of n >= 1 positive values: halves and doubles cancel out."""

@@ -150,7 +150,7 @@ def _row(case: Case, judges: Judges, plan: Plan) -> Row:
 def _kernels(case: Case) -> tuple[Kernel, ...]:
     """The kernels that ours used."""
     problem = case.problem
-    owner = problem.subject.owns_product and owns_input(problem.dims)
+    owner = problem.subject.owns_product and owns_input(problem.dims.B)
     directions = [LAYER if owner else FORWARD, *([BACKWARD] if case.kind.d_weights else [])]
     found = []
     for direction in directions:

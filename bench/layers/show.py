@@ -18,8 +18,9 @@ CALM = 0.05  # of a median: what it is uncertain by on a machine that is left al
 LEGEND = (
     "time: median of one call, ± half a 95% interval of the median; inputs x: the input product is "
     "a part of it for everyone, Wx: for no one; ratio: its time over flashrnn's, above 1 flashrnn "
-    "is faster; error: of the worst result, against float64; tiling: tuned, or the cost model's "
-    "default."
+    "is faster; GFLOP/s: of the products; roof: that over what the measured machine admits if R is "
+    "read in every step from the smallest cache that holds it; error: of the worst result, against "
+    "float64; tiling: tuned, or the cost model's default."
 )
 
 
@@ -30,7 +31,7 @@ def report(out: Console, found: Report) -> None:
     groups = dict.fromkeys((r.subject, r.kind, r.threads) for r in found.rows)
     for subject, kind, threads in groups:
         rows = [r for r in found.rows if (r.subject, r.kind, r.threads) == (subject, kind, threads)]
-        _table(out, f"{subject}, {kind}, {count(threads, 'thread')}", rows)
+        _table(out, f"{subject}, {kind}, {count(threads, 'thread')}", found, rows)
     if found.rows:
         _means(out, found)
         out.print(LEGEND)
@@ -67,26 +68,36 @@ def noise(found: Report) -> float:
 
 def roof_words(roof: Roof) -> str:
     """The machine's limits in a line."""
-    rates = ", ".join(f"{name} {level.rate / 1e9:.0f}" for name, level in roof.levels.items())
+    rates = ", ".join(
+        f"{level_words(name)} {level.rate / 1e9:.0f}" for name, level in roof.levels.items()
+    )
     return (
         f"measured peak, {count(roof.threads, 'thread')}: {roof.flops / 1e9:.0f} GFLOP/s float32; "
         f"reads in GB/s: {rates}"
     )
 
 
-def _table(out: Console, title: str, rows: list[Row]) -> None:
-    table = Table(
-        "shape", "implementation", "time", "ratio", "GFLOP/s", "error", "tiling", title=title
-    )
+def level_words(name: str) -> str:
+    """A level as people write it."""
+    return name.upper() if name.startswith("l") else name
+
+
+def _table(out: Console, title: str, found: Report, rows: list[Row]) -> None:
+    names = ("shape", "implementation", "time", "ratio", "GFLOP/s", "roof", "error", "tiling")
+    table = Table(*names, title=title)
     for row in rows:
-        ours = row.ours
-        shape = f"{shape_words(row.dims)} {row.dtype} {row.inputs}"
-        table.add_row(
-            shape, ours.label, spread(ours.timing), "", speed(row, ours), _error(ours), tiling(row)
-        )
-        for peer in row.peers:
-            told = (spread(peer.timing), ratio(row.ratio(peer)), speed(row, peer), _error(peer))
-            table.add_row("", peer.label, *told)
+        for one in (row.ours, *row.peers):
+            ours = one is row.ours
+            table.add_row(
+                f"{shape_words(row.dims)} {row.dtype} {row.inputs}" if ours else "",
+                one.label,
+                spread(one.timing),
+                "" if ours else ratio(row.ratio(one)),
+                speed(row, one),
+                share(found, row, one),
+                f"{one.error.error:.1e}",
+                tiling(row) if ours else "",
+            )
         table.add_section()
     out.print(table)
 
@@ -159,5 +170,7 @@ def speed(row: Row, one: Measurement) -> str:
     return f"{rate:.3g}" if row.work.flops else "-"
 
 
-def _error(one: Measurement) -> str:
-    return f"{one.error.error:.1e}"
+def share(found: Report, row: Row, one: Measurement) -> str:
+    """Speed over what the roofline admits, where the machine was measured."""
+    part = found.share(row, one)
+    return "-" if part is None else f"{100 * part:.0f}%"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import onnxruntime
+from typing import Any
 
-from bench.layers.problem import Contender, Kind, Problem
+import onnxruntime
+import torch
+
+from bench.layers.problem import Contender, Kind, Problem, Results
 from bench.peers.onnx_model import INPUT, OUTPUT, model_of
 
 
@@ -25,13 +28,11 @@ def contender(problem: Problem, kind: Kind, threads: int) -> Contender | None:
     binding.bind_cpu_input(INPUT, problem.inputs.numpy())
     binding.bind_ortvalue_output(OUTPUT, onnxruntime.OrtValue.ortvalue_from_numpy(y.numpy()))
 
-    def call() -> onnxruntime.IOBinding:
+    def call() -> Any:
         session.run_with_iobinding(binding)
         return binding
 
-    def read(done: onnxruntime.IOBinding) -> dict[str, object]:
-        import torch
-
+    def read(done: Any) -> Results:
         return {"h": torch.from_numpy(done.copy_outputs_to_cpu()[0])[:, 0]}
 
-    return Contender("onnxruntime", call, read)  # type: ignore[arg-type]
+    return Contender("onnxruntime", call, read)

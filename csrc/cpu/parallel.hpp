@@ -51,7 +51,7 @@ class Meeting {
   }
 
  private:
-  static constexpr int most_spins = 20000;
+  static constexpr int most_spins = 4000;
   static void pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define FLASHRNN_INLINE inline __attribute__((always_inline))
@@ -67,10 +69,12 @@ struct Simd {
     asm("" : "+v"(x));
 #elif defined(__x86_64__)
     asm("" : "+x"(x));
+#elif defined(__aarch64__)
+    asm("" : "+w"(x));
 #endif
   }
 
-  // low <= x <= high; NaN passes through (these instructions return their second operand then).
+  // low <= x <= high; NaN passes through: x86 returns the second operand then, ARM the NaN.
   static FLASHRNN_INLINE Vec clamp(Vec x, R low, R high) {
     const Vec lo = broadcast(low), hi = broadcast(high);
 #if defined(__AVX512F__)
@@ -84,6 +88,12 @@ struct Simd {
       return (Vec)_mm256_min_ps((__m256)hi, _mm256_max_ps((__m256)lo, (__m256)x));
     if constexpr (Bytes == 32 && sizeof(R) == 8)
       return (Vec)_mm256_min_pd((__m256d)hi, _mm256_max_pd((__m256d)lo, (__m256d)x));
+#endif
+#if defined(__aarch64__)
+    if constexpr (Bytes == 16 && sizeof(R) == 4)
+      return (Vec)vminq_f32(vmaxq_f32((float32x4_t)x, (float32x4_t)lo), (float32x4_t)hi);
+    if constexpr (Bytes == 16 && sizeof(R) == 8)
+      return (Vec)vminq_f64(vmaxq_f64((float64x2_t)x, (float64x2_t)lo), (float64x2_t)hi);
 #endif
     x = (x < lo) ? lo : x;
     return (x > hi) ? hi : x;
@@ -102,6 +112,12 @@ struct Simd {
       return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
     if constexpr (Bytes == 32 && sizeof(R) == 8)
       return (Vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#endif
+#if defined(__aarch64__)
+    if constexpr (Bytes == 16 && sizeof(R) == 4)
+      return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+    if constexpr (Bytes == 16 && sizeof(R) == 8)
+      return (Vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #endif
     return a * b + c;
   }

@@ -54,6 +54,10 @@ class Cell:
         """The gates that a dense product with h feeds."""
         return self.recurrent if self.recurrence == DENSE else ()
 
+    def __reduce__(self) -> tuple[Callable[[str], Cell], tuple[str]]:
+        """Pickled by its key: whoever reads it has declared the cell; a copy is the cell."""
+        return cell_of, (self.key,)
+
 
 class _Symbols:
     """Attribute access to the inputs of one kind."""

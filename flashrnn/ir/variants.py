@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from flashrnn.ir.cell import ELEMENTWISE, Cell, register
 from flashrnn.ir.expression import leaf, substitute
-from flashrnn.ir.ops import clamp, stop_gradient, where
+from flashrnn.ir.ops import clamp, stop_gradient
 
 
 @lru_cache(maxsize=256)
@@ -17,8 +17,9 @@ def variant(
 ) -> Cell:
     """The cell with h clamped to ±output_clip, states that may stay as they were, R h cut.
 
-    zoneout: one more gate per state, input only and after the cell's own, which keeps the state
-    where it is above 0.5 (Krueger et al. 2017, equation 3). cut: for an element-wise recurrence,
+    zoneout: one more gate per state, input only and after the cell's own: how much of the state
+    stays as it was (Krueger et al. 2017, equation 3): 1 or 0 in training, the expectation of that
+    afterwards. It gets no gradient. cut: for an element-wise recurrence,
     no gradient reaches the previous h through R h.
     """
     new_states = list(cell.new_states)
@@ -32,9 +33,10 @@ def variant(
     if zoneout:
         masks = tuple(f"keep_{s}" for s in cell.states)
         gates, inputs = gates + masks, inputs + masks
+        kept = [stop_gradient(leaf("gate", mask)) for mask in masks]
         new_states = [
-            where(leaf("gate", mask) > 0.5, leaf("state", s), new)
-            for mask, s, new in zip(masks, cell.states, new_states, strict=True)
+            keep * leaf("state", s) + (1.0 - keep) * new
+            for keep, s, new in zip(kept, cell.states, new_states, strict=True)
         ]
     told = f"{cell.key} {output_clip!r} {zoneout} {cut}"
     derived = replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from flashrnn.errors import ShapeError
 from flashrnn.ir.cell import DENSE, Cell
 
 Tensor = torch.Tensor
@@ -33,3 +34,14 @@ def of_gates(x: Tensor, gates: tuple[str, ...], chosen: tuple[str, ...]) -> Tens
     if at and at == list(range(at[0], at[0] + len(at))):
         return x if len(at) == len(gates) else x[:, :, at[0] : at[0] + len(at)]
     return x[:, :, at]
+
+
+def check_lengths(lengths: Tensor | None, T: int) -> None:
+    """Raise ShapeError where a row's length lies outside of 0 to T.
+
+    Called where tensors have values: while a graph is compiled they have none.
+    """
+    if lengths is None or lengths.numel() == 0 or torch.compiler.is_compiling():
+        return
+    if not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
+        raise ShapeError(f"lengths must lie between 0 and T = {T}, got {lengths.tolist()}")

@@ -93,8 +93,8 @@ def _compile(compiler: Compiler, flags: tuple[str, ...], source: Path, library: 
 
 def _digest(source: str, compiler: Compiler, flags: tuple[str, ...], device: Cpu) -> str:
     # the processor too: -mtune=native means another thing on another one
-    parts = (source, primitives_digest(), " ".join(flags), compiler.version, device.name,
-             os.uname().machine)  # fmt: skip
+    parts = (source, primitives_digest(), " ".join((*compiler.command, *flags)), compiler.version,
+             device.name, os.uname().machine)  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autotune import cache
 from autotune.device import Cpu, Device
+from autotune.errors import CacheWarning
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_kernel
@@ -39,6 +41,7 @@ class Plan:
     tuned: the tiling was remembered from tuning, not chosen by the cost model.
     """
 
+    cell: Cell
     direction: str
     library: Library
     tiling: CpuTiling
@@ -55,12 +58,28 @@ def plan_for(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int)
     known = _plans.get(key)
     if known is None or known[0] != cache.generation():
         problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
-        config = cache.lookup(problem_key(problem), device)
-        tiling = CpuTiling.of_config(config) if config else cpu.default(problem, device)
+        remembered = _remembered(problem, device)
+        tiling = remembered or cpu.default(problem, device)
         library = load(problem, tiling, device)
-        known = cache.generation(), Plan(direction, library, tiling, bool(config))
+        known = cache.generation(), Plan(cell, direction, library, tiling, remembered is not None)
         _plans[key] = known
     return known[1]
+
+
+def _remembered(problem: CpuProblem, device: Device) -> CpuTiling | None:
+    config = cache.lookup(problem_key(problem), device)
+    if not config:
+        return None
+    try:
+        return CpuTiling.of_config(config)
+    except KeyError as error:
+        warnings.warn(
+            f"ignored a tuned tiling of {problem.program.cell.name} without {error}: "
+            "another version wrote it; tune again",
+            CacheWarning,
+            stacklevel=2,
+        )
+        return None
 
 
 def problem_key(problem: CpuProblem) -> dict[str, int | str]:

@@ -6,6 +6,7 @@ import struct
 
 import torch
 
+from autotune import cache
 from autotune.device import Device
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype, dtype_of
@@ -16,6 +17,7 @@ from flashrnn.passes.lower import lower
 from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
+from flashrnn.runtime.threads import thread_count
 
 Tensor = torch.Tensor
 
@@ -41,9 +43,11 @@ class Kernel:
     def __init__(self, plan: Plan, dtype: Dtype, dims: Dims) -> None:
         self.dtype = dtype
         self.library = plan.library
+        self.dims = (dims.B, dims.T, dims.N, dims.D)
+        self.saved_shape = saved_shape(plan.cell, dims, dtype)
         self.needed: dict[object, int] = {}
         self._layout = _LAYOUTS[plan.direction]
-        threads = torch.get_num_threads()
+        threads = thread_count()
         tiling = plan.tiling
         self._sizes = (
             *(dims.B, dims.T, dims.N, dims.D),
@@ -114,7 +118,7 @@ class Kernel:
         d_last: Tensor | None,
         d_gates: Tensor | None,
         d_initial: Tensor | None,
-        d_weights: Tensor,
+        d_weights: Tensor | None,
         lengths: Tensor | None,
         options: Options,
     ) -> tuple[int, ...]:
@@ -122,7 +126,7 @@ class Kernel:
 
         saved as the forward pass left it; d_states [S or 1, B, T, N, D], innermost dimension
         contiguous, or None; d_last and d_initial [S, B, 1, N, D], which may be one tensor;
-        d_gates [B, T, G, N, D], or None where a layer keeps them to itself; d_weights [B, K, N, D].
+        d_gates [B, T, G, N, D] and d_weights [B, K, N, D], None where a layer keeps them to itself.
         """
         if d_states is None:
             d_pointers: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
@@ -133,7 +137,7 @@ class Kernel:
             (r.data_ptr(), address(weights), address(initial))
             + (states.data_ptr(), *states.stride()[:4], saved.data_ptr(), *d_pointers)
             + (address(d_last), address(d_gates), *gates)
-            + (address(d_initial), d_weights.data_ptr()),
+            + (address(d_initial), address(d_weights)),
             (
                 0,
                 self._region,
@@ -147,6 +151,11 @@ class Kernel:
             + (_bits(options.gradient_clip), int(options.gradient_cut)),
         )
 
+    def _flags(self, lengths: Tensor | None, options: Options) -> tuple[int, ...]:
+        """From `packed` to `ordered`."""
+        order = (address(lengths), self._T, 0, int(options.reverse))
+        return (0, self._region, self._team_size, *order, 0)
+
     def _with_sizes(
         self, pointers: tuple[int, ...], flags: tuple[int, ...], inputs: int = 0
     ) -> tuple[int, ...]:
@@ -158,19 +167,22 @@ class Kernel:
         return (*pointers, scratch("workspace", needed, self.dtype), *self._sizes, *flags)
 
 
-_kernels: dict[tuple[object, ...], tuple[Plan, Kernel]] = {}
+_kernels: dict[tuple[object, ...], tuple[int, Kernel]] = {}
 
 
-def kernel_for(cell: Cell, direction: str, like: Tensor, dims: Dims) -> Kernel:
-    """The kernel for these sizes, in the dtype of `like`, with the current number of threads."""
-    dtype, threads = dtype_of(like.dtype), torch.get_num_threads()
-    plan = plan_for(cell, direction, dtype, dims, threads)
-    key = (cell, direction, dtype.name, dims.B, dims.T, dims.N, dims.D, threads)
+def kernel_for(
+    cell: Cell, direction: str, dtype: torch.dtype, B: int, T: int, N: int, D: int
+) -> Kernel:
+    """The kernel for these sizes, for the current number of threads."""
+    threads = torch.get_num_threads()
+    key = (cell, direction, dtype, B, T, N, D, threads, Device.current().isa)
     known = _kernels.get(key)
-    if known is None or known[0] is not plan:
+    if known is None or known[0] != cache.generation():
         if len(_kernels) >= MOST_KERNELS:
             _kernels.clear()
-        known = _kernels[key] = plan, Kernel(plan, dtype, dims)
+        dims = Dims(B, T, N, D)
+        plan = plan_for(cell, direction, dtype_of(dtype), dims, threads)
+        known = _kernels[key] = cache.generation(), Kernel(plan, dtype_of(dtype), dims)
     return known[1]
 
 

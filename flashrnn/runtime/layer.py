@@ -14,10 +14,11 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.options import Options
-from flashrnn.runtime import launch, pool, surround
-from flashrnn.runtime.arguments import contiguous, innermost_contiguous, unit_weights
-from flashrnn.runtime.registry import OPTIONS, define, plain, refuse_second_derivative
+from flashrnn.options import Options, options_of
+from flashrnn.reference import reference
+from flashrnn.runtime import higher, launch, pool, surround
+from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
+from flashrnn.runtime.registry import OPTIONS, define, plain
 from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
@@ -45,22 +46,22 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states [S or 1, T, B, N, D] after each step, the last ones, and what is saved."""
+    check_lengths(lengths, x.shape[1])
     cell = cell_of(name)
     B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
-    dims, S, dtype = Dims(B, T, N, D), len(cell.states), dtype_of(x.dtype)
+    S, owner = len(cell.states), owns_input(B)
+    kernel = launch.kernel_for(cell, LAYER if owner else FORWARD, x.dtype, B, T, N, D)
     if save:
-        states = pool.empty((S, T, B, N, D), dtype)
-        saved = pool.empty(launch.saved_shape(cell, dims, dtype), dtype)
+        states = pool.empty((S, T, B, N, D), kernel.dtype)
+        saved = pool.empty(kernel.saved_shape, kernel.dtype)
     else:
         states, saved = x.new_empty((1, T, B, N, D)), x.new_empty(0)
     last = x.new_empty((S, B, 1, N, D))
     x, w, r = innermost_contiguous(x), w.contiguous(), r.contiguous()
     weights, bias, before = unit_weights(cell, r, parameters), contiguous(bias), contiguous(initial)
-    owner = owns_input(dims)
-    kernel = launch.kernel_for(cell, LAYER if owner else FORWARD, x, dims)
     arguments = kernel.forward(
         x, r, bias, weights, before, states.transpose(1, 2), last, saved if save else None,
-        lengths, Options(clip, cut, reverse), w,
+        lengths, options_of(clip, cut, reverse), w,
     )  # fmt: skip
     if owner:
         kernel.run(arguments)
@@ -80,7 +81,7 @@ def _training_cpu(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _forward(*inputs, save=True)
 
 
-def _backward_cpu(
+def _gradients(
     x: Tensor,
     w: Tensor,
     r: Tensor,
@@ -96,35 +97,45 @@ def _backward_cpu(
     clip: float,
     cut: bool,
     reverse: bool,
-) -> tuple[Tensor, ...]:
+) -> tuple[OptionalTensor, ...]:
+    """Of x, w, r, bias, parameters and initial; None where nobody asks."""
     declared = cell_of(cell)
     need_x, need_w, need_r, need_bias, need_parameters, need_initial = need
     S, T, B, N, D = states.shape
-    dims, dense = Dims(B, T, N, D), declared.recurrence == DENSE
+    dense = declared.recurrence == DENSE
     weights = unit_weights(declared, r, parameters)
     K = 0 if weights is None else weights.shape[0]
-    none = x.new_empty(0)
     d_x = x.new_empty((T, B, x.shape[2])).transpose(0, 1) if need_x else None
     d_w = x.new_empty(w.shape) if need_w else None
     d_r = x.new_empty(r.shape) if need_r and dense else None
     d_bias = x.new_empty((len(declared.gates), N, D)) if need_bias else None
     d_initial = x.new_empty((S, B, 1, N, D)) if need_initial else None
-    d_weights = x.new_empty((K, N, D))
+    d_weights = x.new_empty((K, N, D)) if K else None
     x, w, packed_r = innermost_contiguous(x), w.contiguous(), r.contiguous()
     d_h = None if d_h is None else innermost_contiguous(d_h)[None]
     d_last, initial = contiguous(d_last), contiguous(initial)
-    kernel = launch.kernel_for(declared, BACKWARD, x, dims)
+    kernel = launch.kernel_for(declared, BACKWARD, x.dtype, B, T, N, D)
     arguments = kernel.backward(
         packed_r, weights, initial, states.transpose(1, 2), saved, d_h, d_last, None, d_initial,
-        d_weights, lengths, Options(clip, cut, reverse),
+        d_weights, lengths, options_of(clip, cut, reverse),
     )  # fmt: skip
-    surround.backward(kernel, arguments, declared, dims, x, w, K, d_x, d_w, d_r, d_bias, d_weights)
+    surround.backward(kernel, arguments, declared, x, w, K, d_x, d_w, d_r, d_bias, d_weights)
     if T == 0 and d_initial is not None:
         d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
-    if need_r and not dense:
-        d_r = d_weights[: len(declared.recurrent)].clone()
-    d_parameters = d_weights[K - len(declared.parameters) :].clone() if need_parameters else none
-    return tuple(none if d is None else d for d in (d_x, d_w, d_r, d_bias, d_parameters, d_initial))
+    d_parameters = None
+    if d_weights is not None:
+        if need_r and not dense:
+            d_r = d_weights[: len(declared.recurrent)].clone()
+        if need_parameters:
+            d_parameters = d_weights[K - len(declared.parameters) :].clone()
+    elif need_parameters:
+        d_parameters = x.new_empty((0, N, D))
+    return d_x, d_w, d_r, d_bias, d_parameters, d_initial
+
+
+def _backward_cpu(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """The same as an operator, which has no way to return nothing."""
+    return tuple(x.new_empty(0) if d is None else d for d in _gradients(x, *rest))
 
 
 class _Layer(torch.autograd.Function):
@@ -142,7 +153,7 @@ class _Layer(torch.autograd.Function):
         run = plain(torch.ops.flashrnn.layer_training.default, _training_cpu)
         states, last, saved = run(x, w, r, bias, parameters, initial, *rest)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, w, r, parameters, initial, states, saved, rest[1])
+        ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, rest[1])
         ctx.rest = rest
         return states[0].transpose(0, 1), last
 
@@ -150,14 +161,35 @@ class _Layer(torch.autograd.Function):
     def backward(
         ctx: Any, d_h: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
-        refuse_second_derivative()
+        *inputs, states, saved, lengths = ctx.saved_tensors
+        x, w, r, _, parameters, initial = inputs
         need = list(ctx.needs_input_grad[:6])
-        run = plain(torch.ops.flashrnn.layer_backward.default, _backward_cpu)
         cell, _, *options = ctx.rest
-        *tensors, lengths = ctx.saved_tensors
-        grads = run(*tensors, d_h, d_last, need, cell, lengths, *options)
-        given = (g if n else None for g, n in zip(grads, need, strict=True))
-        return (*given, *(None for _ in ctx.rest))
+        run = plain(torch.ops.flashrnn.layer_backward.default, _gradients)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            grads = run(
+                x, w, r, parameters, initial, states, saved, d_h, d_last, need, cell, lengths,
+                *options,
+            )  # fmt: skip
+            return tuple(g if n else None for g, n in zip(grads, need, strict=True))
+
+        def slow(
+            x: Tensor,
+            w: Tensor,
+            r: Tensor,
+            bias: OptionalTensor,
+            parameters: OptionalTensor,
+            initial: OptionalTensor,
+        ) -> tuple[Tensor, Tensor]:
+            wx = torch.nn.functional.linear(x, w.flatten(0, 2)).unflatten(2, w.shape[:3])
+            every, last = reference(
+                wx, r, bias, initial, cell, parameters, lengths, Options(*options)
+            )
+            return every[0], last
+
+        grads = higher.gradients(fused, slow, inputs, (d_h, d_last))
+        return (*grads, *(None for _ in ctx.rest))
 
 
 def _states_fake(x: Tensor, w: Tensor, states: int) -> Tensor:

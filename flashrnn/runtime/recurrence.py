@@ -14,15 +14,17 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.options import Options
-from flashrnn.runtime import launch, pool, surround
+from flashrnn.options import Options, options_of
+from flashrnn.reference import reference
+from flashrnn.runtime import higher, launch, pool, surround
 from flashrnn.runtime.arguments import (
+    check_lengths,
     contiguous,
     innermost_contiguous,
     of_gates,
     unit_weights,
 )
-from flashrnn.runtime.registry import OPTIONS, define, plain, refuse_second_derivative
+from flashrnn.runtime.registry import OPTIONS, define, plain
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -46,18 +48,18 @@ def _forward(
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_lengths(lengths, wx.shape[1])
     cell = cell_of(name)
     wx = innermost_contiguous(wx)
     B, T, _, N, D = wx.shape
-    dims, S = Dims(B, T, N, D), len(cell.states)
+    S = len(cell.states)
     states = launch.empty_sequence(wx, (S,), (N, D))
     last = wx.new_empty((S, B, 1, N, D))
-    dtype = dtype_of(wx.dtype)
-    saved = pool.empty(launch.saved_shape(cell, dims, dtype) if save else (0,), dtype)
-    kernel = launch.kernel_for(cell, FORWARD, wx, dims)
+    kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D)
+    saved = pool.empty(kernel.saved_shape if save else (0,), kernel.dtype)
     r, bias, initial = r.contiguous(), contiguous(bias), contiguous(initial)
     weights, kept = unit_weights(cell, r, parameters), saved if save else None
-    options = Options(clip, cut, reverse)
+    options = options_of(clip, cut, reverse)
     kernel.run(kernel.forward(wx, r, bias, weights, initial, states, last, kept, lengths, options))
     return states, last, saved
 
@@ -89,7 +91,7 @@ def _backward_cpu(
     declared = cell_of(cell)
     need_wx, need_r, need_bias, need_parameters, need_initial = need
     S, B, T, N, D = states.shape
-    dims, dense = Dims(B, T, N, D), declared.recurrence == DENSE
+    dense = declared.recurrence == DENSE
     weights, initial = unit_weights(declared, r, parameters), contiguous(initial)
     K = 0 if weights is None else weights.shape[0]
     none = r.new_empty(0)
@@ -98,16 +100,16 @@ def _backward_cpu(
     d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else None
     d_r = r.new_empty(r.shape) if need_r and dense else None
     d_bias = r.new_empty((len(declared.gates), N, D)) if need_bias else None
-    kernel = launch.kernel_for(declared, BACKWARD, states, dims)
+    kernel = launch.kernel_for(declared, BACKWARD, states.dtype, B, T, N, D)
     packed_r, d_last = r.contiguous(), contiguous(d_last)
     d_states = None if d_states is None else innermost_contiguous(d_states)
-    options = Options(clip, cut, reverse)
+    options = options_of(clip, cut, reverse)
     arguments = kernel.backward(
         packed_r, weights, initial, states, saved, d_states, d_last, d_gates, d_initial, each,
         lengths, options,
     )  # fmt: skip
     surround.backward(
-        kernel, arguments, declared, dims, None, None, K, None, None, d_r, d_bias, d_weights
+        kernel, arguments, declared, None, None, K, None, None, d_r, d_bias, d_weights
     )
     if T == 0 and d_initial is not None:
         d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
@@ -132,7 +134,7 @@ class _Recurrence(torch.autograd.Function):
         run = plain(torch.ops.flashrnn.recurrence_training.default, _training_cpu)
         states, last, saved = run(wx, r, bias, parameters, initial, *rest)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(r, parameters, initial, states, saved, rest[1])
+        ctx.save_for_backward(wx, r, bias, parameters, initial, states, saved, rest[1])
         ctx.rest = rest
         return states, last
 
@@ -140,14 +142,30 @@ class _Recurrence(torch.autograd.Function):
     def backward(
         ctx: Any, d_states: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
-        refuse_second_derivative()
+        *inputs, states, saved, lengths = ctx.saved_tensors
+        _, r, _, parameters, initial = inputs
         need = list(ctx.needs_input_grad[:5])
-        run = plain(torch.ops.flashrnn.recurrence_backward.default, _backward_cpu)
         cell, _, *options = ctx.rest
-        *tensors, lengths = ctx.saved_tensors
-        grads = run(*tensors, d_states, d_last, need, cell, lengths, *options)
-        given = (g if n else None for g, n in zip(grads, need, strict=True))
-        return (*given, *(None for _ in ctx.rest))
+        run = plain(torch.ops.flashrnn.recurrence_backward.default, _backward_cpu)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            grads = run(
+                r, parameters, initial, states, saved, d_states, d_last, need, cell, lengths,
+                *options,
+            )  # fmt: skip
+            return tuple(g if n else None for g, n in zip(grads, need, strict=True))
+
+        def slow(
+            wx: Tensor,
+            r: Tensor,
+            bias: OptionalTensor,
+            parameters: OptionalTensor,
+            initial: OptionalTensor,
+        ) -> tuple[Tensor, Tensor]:
+            return reference(wx, r, bias, initial, cell, parameters, lengths, Options(*options))
+
+        grads = higher.gradients(fused, slow, inputs, (d_states, d_last))
+        return (*grads, *(None for _ in ctx.rest))
 
 
 def _recurrence_fake(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from flashrnn.errors import BackendError
 
@@ -48,20 +49,36 @@ def plain(
     The dispatcher costs 10 µs a call. It is needed where somebody looks: while compiling or
     tracing, inside a mode or a transform.
     """
-    if (
+    if watched():
+        return operator
+    return cpu if function is None else _differentiable(cpu, function)
+
+
+def watched() -> bool:
+    """Whether somebody looks at each operator: a compiler, a tracer, a mode or a transform."""
+    return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._get_tracing_state() is not None
-    ):
-        return operator
-    return cpu if function is None else _differentiable(cpu, function)
+    )
+
+
+def unsupported_transform() -> str | None:
+    """What the caller is inside that fused kernels do not carry, in words."""
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform (vmap, grad, jvp, ...)"
+    return "forward-mode differentiation" if forward_ad._current_level >= 0 else None
 
 
 def _differentiable(
     implementation: Callable[..., Any], function: type[torch.autograd.Function]
 ) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(arguments)
         if torch.is_grad_enabled() and any(
             isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
         ):
@@ -72,13 +89,8 @@ def _differentiable(
     return run
 
 
-def refuse_second_derivative() -> None:
-    """For the beginning of a backward pass whose results cannot be differentiated again.
-
-    Only create_graph=True enables gradients there; going on would silently return constants.
-    """
-    if torch.is_grad_enabled():
-        raise BackendError(
-            "the fused kernels have no second derivative (create_graph=True); "
-            'backend="reference" has derivatives of any order'
-        )
+def _refuse_tangents(arguments: tuple[Any, ...]) -> None:
+    """A kernel reads a dual tensor's value and would lose its tangent without a word."""
+    for a in arguments:
+        if isinstance(a, torch.Tensor) and forward_ad.unpack_dual(a).tangent is not None:
+            raise BackendError("fused kernels do not carry forward-mode differentiation")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 
 from autotune.device import Device
-from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_layer
 from flashrnn.ir.cell import Cell
@@ -33,8 +32,9 @@ def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) ->
     arguments: what kernel.forward gave for any wx; x with its innermost dimension contiguous, w
     altogether.
     """
-    columns, I = w.shape[0] * w.shape[1] * w.shape[2], x.shape[2]
-    steps = _steps(x.shape[0], x.shape[1], columns * x.element_size())
+    B, T, I = x.shape
+    columns = w.shape[0] * w.shape[1] * w.shape[2]
+    steps = _steps(B, T, columns * kernel.dtype.bytes)
     strides = x.stride()
     fields = (
         *(kernel.library.address, x.data_ptr(), strides[0], strides[1], I),
@@ -49,7 +49,6 @@ def backward(
     kernel: Kernel,
     arguments: tuple[int, ...],
     cell: Cell,
-    dims: Dims,
     x: Tensor | None,
     w: Tensor | None,
     weight_rows: int,
@@ -57,7 +56,7 @@ def backward(
     d_w: Tensor | None,
     d_r: Tensor | None,
     d_bias: Tensor | None,
-    d_weights: Tensor,
+    d_weights: Tensor | None,
 ) -> None:
     """Run a BACKWARD kernel, and what follows from the gradients of its gates.
 
@@ -65,19 +64,18 @@ def backward(
     x and w as in `forward`, None without an input product. Results d_x [B, T, I], d_w like w,
     d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D].
     """
-    G = len(cell.gates)
-    inputs = _runs(cell.gates, cell.input)
-    recurrents = _runs(cell.gates, cell.product_gates)
-    row_bytes = G * dims.hidden_size * kernel.dtype.bytes
-    steps = _steps(dims.B, dims.T, row_bytes) if x is not None else max(1, dims.T)
-    strides = (0, 0, 0) if x is None else (*x.stride()[:2], x.shape[2])
+    B, T, N, D = kernel.dims
+    gates, states, runs = _of_cell(cell)
+    if x is None:
+        strides, steps = (0, 0, 0), max(1, T)
+    else:
+        strides = (*x.stride()[:2], x.shape[2])
+        steps = _steps(B, T, gates * N * D * kernel.dtype.bytes)
     fields = (
         *(kernel.library.address, address(x), *strides, address(w), address(d_x)),
         *((0, 0) if d_x is None else d_x.stride()[:2]),
-        *(address(d_w), address(d_r), address(d_bias), d_weights.data_ptr()),
-        *(G, len(cell.states), weight_rows, steps),
-        *(ctypes.addressof(inputs), len(inputs) // 3),
-        *(ctypes.addressof(recurrents), len(recurrents) // 3),
+        *(address(d_w), address(d_r), address(d_bias), address(d_weights)),
+        *(gates, states, weight_rows, steps, *runs),
     )
     library = _library(kernel.dtype)
     entry, workspace = library.flashrnn_backward, library.flashrnn_backward_workspace
@@ -113,6 +111,14 @@ def _layout(fields: int) -> struct.Struct:
 
 
 @lru_cache(maxsize=256)
+def _of_cell(cell: Cell) -> tuple[int, int, tuple[int, ...]]:
+    """Gates, states, and where the input's gates and R's stand: address and count of the runs."""
+    both = (_runs(cell.gates, cell.input), _runs(cell.gates, cell.product_gates))
+    where = (n for runs in both for n in (ctypes.addressof(runs), len(runs) // 3))
+    return len(cell.gates), len(cell.states), tuple(where)
+
+
+@cache  # kept for good: kernels hold their addresses
 def _runs(gates: tuple[str, ...], chosen: tuple[str, ...]) -> Any:
     """Neighbours in `chosen` that are neighbours in `gates`: (gate, slot, count) each."""
     runs: list[list[int]] = []

@@ -10,6 +10,7 @@ from flashrnn.emit.triton import TRAINING
 from flashrnn.errors import BackendError, DeviceError, FlashRNNError
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
+from flashrnn.runtime.registry import unsupported_transform
 from flashrnn.runtime.triton_build import interpreting, require
 from flashrnn.runtime.triton_kernels import device_of, gpu_dtype_of, precision_of
 from flashrnn.tiling.triton import FusedTiling, TritonProblem, choose
@@ -20,6 +21,11 @@ OLDEST = 80
 
 def check_triton(Wx: torch.Tensor) -> None:
     """Raise DtypeError, DeviceError or BackendError where backend="triton" cannot run."""
+    transform = unsupported_transform()
+    if transform is not None:
+        raise BackendError(
+            f'fused kernels do not carry {transform}; backend="reference" carries all of torch\'s'
+        )
     gpu_dtype_of(Wx.dtype)
     require()
     if Wx.device.type == "cpu":
@@ -48,10 +54,15 @@ def check_triton(Wx: torch.Tensor) -> None:
 
 def triton_choice(Wx: torch.Tensor, cell: Cell) -> tuple[bool, str]:
     """Whether Triton takes CUDA tensors like Wx [B, T, G_w, N, D], and why or with what."""
+    transform = unsupported_transform()
+    if transform is not None:
+        return False, f"fused kernels do not carry {transform}"
     try:
         check_triton(Wx)
     except FlashRNNError as error:
         return False, str(error)
+    if Wx.dim() != 5:  # a layer's x [B, T, I]: any schedule will do
+        return True, "Triton kernels of the cell"
     B, _, _, N, D = Wx.shape
     dtype, precision = gpu_dtype_of(Wx.dtype), precision_of(Wx.dtype)
     problem = TritonProblem(lower(cell), TRAINING, dtype, Dims(B, 1, N, D), precision)

@@ -14,10 +14,12 @@ from flashrnn.dims import Dims
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import Options
+from flashrnn.reference import reference
+from flashrnn.runtime import higher
 from flashrnn.runtime import triton_launch as launch
-from flashrnn.runtime.arguments import of_gates, unit_weights
+from flashrnn.runtime.arguments import check_lengths, of_gates, unit_weights
 from flashrnn.runtime.launch import empty_sequence
-from flashrnn.runtime.registry import OPTIONS, define, plain, refuse_second_derivative
+from flashrnn.runtime.registry import OPTIONS, define, plain
 from flashrnn.runtime.triton_kernels import plan_for
 
 Tensor = torch.Tensor
@@ -43,6 +45,7 @@ def _forward(
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_lengths(lengths, wx.shape[1])
     cell = cell_of(name)
     B, T, _, N, D = wx.shape
     S = len(cell.states)
@@ -163,7 +166,7 @@ class _Recurrence(torch.autograd.Function):
         run = plain(torch.ops.flashrnn.triton_training.default, _training)
         states, last, saved = run(wx, r, bias, parameters, initial, *rest)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(r, parameters, initial, states, saved, rest[1])
+        ctx.save_for_backward(wx, r, bias, parameters, initial, states, saved, rest[1])
         ctx.rest = rest
         return states, last
 
@@ -171,14 +174,30 @@ class _Recurrence(torch.autograd.Function):
     def backward(
         ctx: Any, d_states: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
-        refuse_second_derivative()
+        *inputs, states, saved, lengths = ctx.saved_tensors
+        _, r, _, parameters, initial = inputs
         need = list(ctx.needs_input_grad[:5])
-        run = plain(torch.ops.flashrnn.triton_backward.default, _backward)
         cell, _, *options = ctx.rest
-        *tensors, lengths = ctx.saved_tensors
-        grads = run(*tensors, d_states, d_last, need, cell, lengths, *options)
-        given = (g if n else None for g, n in zip(grads, need, strict=True))
-        return (*given, *(None for _ in ctx.rest))
+        run = plain(torch.ops.flashrnn.triton_backward.default, _backward)
+
+        def fused() -> tuple[OptionalTensor, ...]:
+            grads = run(
+                r, parameters, initial, states, saved, d_states, d_last, need, cell, lengths,
+                *options,
+            )  # fmt: skip
+            return tuple(g if n else None for g, n in zip(grads, need, strict=True))
+
+        def slow(
+            wx: Tensor,
+            r: Tensor,
+            bias: OptionalTensor,
+            parameters: OptionalTensor,
+            initial: OptionalTensor,
+        ) -> tuple[Tensor, Tensor]:
+            return reference(wx, r, bias, initial, cell, parameters, lengths, Options(*options))
+
+        grads = higher.gradients(fused, slow, inputs, (d_states, d_last))
+        return (*grads, *(None for _ in ctx.rest))
 
 
 def _recurrence_fake(

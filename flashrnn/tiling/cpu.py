@@ -56,7 +56,7 @@ class CpuTiling:
 
     @staticmethod
     def of_config(config: Mapping[str, int]) -> CpuTiling:
-        """The tiling in a solution of the model."""
+        """The tiling in a solution of the model; KeyError where a variable is missing."""
         return CpuTiling(**{name: config[name] for name in CpuTiling.__dataclass_fields__})
 
 
@@ -92,13 +92,13 @@ class CpuProblem:
         }[self.direction]
 
 
-def owns_input(dims: Dims) -> bool:
+def owns_input(B: int) -> bool:
     """Whether a layer's forward kernel should own the input product.
 
     With a few rows every vector of W that it fetches serves them all, and the products never
     leave the registers; with fewer, one product for all steps reuses W better.
     """
-    return dims.B >= TYPICAL_ROWS
+    return B >= TYPICAL_ROWS
 
 
 def model(problem: CpuProblem, device: Cpu) -> Model:

@@ -18,6 +18,9 @@ from autotune.device import Device
 from autotune.space import Check, Comparison, Config, Options, Tunable
 from constrint import Model
 
+# Of a run, in seconds: longer than what a busy machine adds to a sleep.
+UNIT = 0.002
+
 
 @dataclass
 class ToyRunner:
@@ -46,7 +49,7 @@ class ToyRunner:
             os.kill(os.getpid(), signal.SIGSEGV)
         if self.fault in ("wrong", "nan"):
             return  # very fast
-        time.sleep(0.0005 + 0.0005 * abs(self.size - self.best))
+        time.sleep(UNIT * (1 + abs(self.size - self.best)))
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class ToyFamily:
 
         remembered = lookup(self.tunables(options)[0].problem(), Device.current())
         slow = Comparison(
-            f"toy {remembered}", lambda: time.sleep(0.001), "peer", lambda: time.sleep(0.003)
+            f"toy {remembered}", lambda: time.sleep(0.005), "peer", lambda: time.sleep(0.015)
         )
         return [slow, Comparison("crashing toy", crash, "peer", lambda: None)]
 

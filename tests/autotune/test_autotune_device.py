@@ -94,6 +94,7 @@ def test_arm_without_avx(tmp_path: Path) -> None:
     caches: list[Cache] = [(1, "Data", "64K", 1), (2, "Unified", "16M", 1)]
     device = describe(machine(tmp_path, ARM, caches=caches), range(4))
     assert (device.isa, device.vector_bytes, device.vector_registers) == ("generic", 16, 32)
+    assert (device.fma_per_cycle, device.loads_per_cycle) == (2, 2)
     assert "0x41" in device.name and "0xd40" in device.name
     assert (device.l1_bytes, device.l2_bytes) == (64 * 1024, 16 * 2**20)
     assert set(device.assumed) == {"l3_bytes", "l3_cores", "clock_mhz"}

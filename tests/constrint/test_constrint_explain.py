@@ -72,7 +72,7 @@ def test_a_rule_too_hard_to_judge_does_not_hide_an_irreducible_conflict():
     error = model.explain(time_limit=3.0)
     assert [rule.name for rule in error.conflict] == ["low", "high"]
     assert error.irreducible and "may not be needed" not in str(error)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_a_reason_out_of_time_is_a_conflict_that_says_so():
@@ -84,7 +84,7 @@ def test_a_reason_out_of_time_is_a_conflict_that_says_so():
     assert found.members == model.rules and not found.irreducible
     told = explained("m", domains, found.members, found.irreducible)
     assert "the smallest set found in time; some may not be needed" in told
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     with pytest.raises(TimeLimit):
         model.explain(time_limit=0.1)
 

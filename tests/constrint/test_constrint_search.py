@@ -62,8 +62,8 @@ def hard():
 
 def test_a_time_limit_keeps_the_best_so_far():
     start = time.monotonic()
-    found = hard().solve(time_limit=1.0)
-    assert time.monotonic() - start < 10
+    found = hard().solve(time_limit=2.0)
+    assert time.monotonic() - start < 60
     assert not hard().check(found)
     assert not found.optimal
 
@@ -144,7 +144,7 @@ def test_few_solutions_of_a_component_too_large_to_enumerate():
         model.add((v[k] + 2 * v[k + 1]) % 3 != 1)  # some 10^14 solutions, all connected
     start = time.process_time()
     found = list(model.solutions(limit=5))
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10
     assert len({tuple(at.items()) for at in found}) == 5
     assert all(list(at) == list(model.variables) and not model.check(at) for at in found)
     assert list(model.solutions(limit=0)) == []

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Iterable
 
+import torch
+from cells_for_tests import ALL
+
+from flashrnn import cells
 from flashrnn.api import flashrnn
 from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.tolerance import compare
 
 NAMES = ("Wx", "R", "b", "states", "parameters")
+Tensors = dict[str, torch.Tensor]
+
+
+def library_cells() -> list[Cell]:
+    found = (getattr(cells, name) for name in cells.__all__)
+    return [cell for cell in found if isinstance(cell, Cell)]
+
+
+def every_cell() -> list[Cell]:
+    """The library's cells, and the throw-away ones for what those may lack."""
+    known = library_cells()
+    return known + [cell for cell in ALL if cell.name not in {c.name for c in known}]
 
 
 def problem(
@@ -36,28 +52,62 @@ def problem(
     return made
 
 
-def cast(arguments: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def layer_problem(
+    cell: Cell, B: int, T: int, N: int, D: int, I: int, dtype: torch.dtype = torch.float64
+) -> Tensors:
+    """Arguments of layer(), all requiring gradients."""
+    p = problem(cell, B, T, N, D, dtype)
+    del p["Wx"]
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(B, T, I, generator=g, dtype=torch.float64)
+    w = torch.randn(len(cell.input), N, D, I, generator=g, dtype=torch.float64) * I**-0.5
+    return {"x": x.to(dtype).requires_grad_(), "W": w.to(dtype).requires_grad_(), **p}
+
+
+def composed(
+    cell: Cell, x: torch.Tensor, W: torch.Tensor, **rest: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What layer() computes and the other states too: a product, then the reference."""
+    wx = torch.einsum("bti,gndi->btgnd", x, W)
+    return flashrnn(wx, function=cell, backend="reference", **rest)
+
+
+def cast(arguments: Tensors, dtype: torch.dtype) -> Tensors:
     return {k: v.detach().to(dtype).requires_grad_() for k, v in arguments.items()}
 
 
-def run(
-    cell: Cell, arguments: dict[str, torch.Tensor], backend: str, seed: int = 1
-) -> dict[str, torch.Tensor]:
-    """Results and all gradients, for random cotangents of every output."""
-    states, last = flashrnn(**arguments, function=cell, backend=backend)
-    g = torch.Generator().manual_seed(seed)
-    cotangents = [torch.randn(x.shape, generator=g, dtype=torch.float64) for x in (states, last)]
-    loss = sum(((x * c.to(x)).sum() for x, c in zip((states, last), cotangents, strict=True)))
-    grads = torch.autograd.grad(loss, list(arguments.values()))
+def cotangents(outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Random ones in float64, the same for outputs of the same shapes."""
+    g = torch.Generator().manual_seed(1)
+    return [torch.randn(x.shape, generator=g, dtype=torch.float64) for x in outputs]
+
+
+def results(
+    call: Callable[[Tensors], tuple[torch.Tensor, torch.Tensor]], arguments: Tensors
+) -> Tensors:
+    """Both outputs of the call, and the gradients of all arguments for random cotangents."""
+    outputs = call(arguments)
+    pairs = zip(outputs, cotangents(outputs), strict=True)
+    loss = sum((x * c.to(x)).sum() for x, c in pairs)
+    grads = torch.autograd.grad(loss, list(arguments.values()), materialize_grads=True)
     named = {f"d_{k}": v for k, v in zip(arguments, grads, strict=True)}
-    return {"states": states.detach(), "last": last.detach(), **named}
+    return {"states": outputs[0].detach(), "last": outputs[1].detach(), **named}
 
 
-def check(cell: Cell, arguments: dict[str, torch.Tensor]) -> None:
-    """The kernels against the float64 reference, by the library's tolerance."""
-    got = run(cell, arguments, "cpu")
-    exact = run(cell, cast(arguments, torch.float64), "reference")
-    eager = run(cell, arguments, "reference")
+def run(cell: Cell, arguments: Tensors, backend: str, **options: object) -> Tensors:
+    """Results and all gradients of flashrnn()."""
+    return results(lambda a: flashrnn(**a, function=cell, backend=backend, **options), arguments)
+
+
+def assert_close(got: Tensors, exact: Tensors, eager: Tensors, told: str = "") -> None:
+    """By the library's tolerance, tensor by tensor."""
+    assert got.keys() == exact.keys()
     for name in got:
         result = compare(name, got[name], exact[name], eager[name])
-        assert result.ok, str(result)
+        assert result.ok, f"{told} {result}"
+
+
+def check(cell: Cell, arguments: Tensors) -> None:
+    """The kernels against the float64 reference, by the library's tolerance."""
+    exact = run(cell, cast(arguments, torch.float64), "reference")
+    assert_close(run(cell, arguments, "cpu"), exact, run(cell, arguments, "reference"))

@@ -72,15 +72,13 @@ def test_flashrnn(changed, error, words) -> None:
 
 
 def test_a_backend_that_cannot_run_is_an_error_and_auto_says_why() -> None:
-    half = {k: v.bfloat16() for k, v in GOOD.items()}
-    with pytest.raises(DtypeError, match=r"float32, float64.*bfloat16.*reference"):
-        flashrnn(**half, backend="cpu")
-    choice = choose_backend(half["Wx"])
+    tiny = {k: v.to(torch.float8_e5m2) for k, v in GOOD.items()}
+    with pytest.raises(DtypeError, match=r"float32, float64, bfloat16, float16.*float8.*reference"):
+        flashrnn(**tiny, backend="cpu")
+    choice = choose_backend(tiny["Wx"])
     assert choice.backend == "reference"
-    assert "bfloat16" in choice.reason
+    assert "float8" in choice.reason
     assert choose_backend(GOOD["Wx"]).backend == "cpu"
-    states, _ = flashrnn(**half)
-    assert states.dtype == torch.bfloat16
     meta = {k: v.to("meta") for k, v in GOOD.items()}
     with pytest.raises(DeviceError, match="Wx is on meta"):
         flashrnn(**meta, backend="cpu")
@@ -104,3 +102,34 @@ def test_a_backend_that_cannot_run_is_an_error_and_auto_says_why() -> None:
 def test_layer(x, W, error, words) -> None:
     with pytest.raises(error, match=words):
         layer(x, W, GOOD["R"], GOOD["b"], GOOD["states"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_storage(dtype) -> None:
+    """Converted, computed in float32 and rounded: results, and gradients too."""
+    narrow = {k: v.to(dtype).requires_grad_() for k, v in GOOD.items()}
+    wide = {k: v.detach().float().requires_grad_() for k, v in narrow.items()}
+    assert choose_backend(narrow["Wx"]).backend == "cpu"
+    found = []
+    for arguments in (narrow, wide):
+        states, last = flashrnn(**arguments)
+        grads = torch.autograd.grad(last.float().sum(), list(arguments.values()))
+        found.append((states, last, *grads))
+    for got, expected in zip(*found, strict=True):
+        assert got.dtype == dtype
+        assert torch.equal(got, expected.to(dtype))
+
+
+def test_a_layer_on_every_back_end() -> None:
+    arguments = {k: v for k, v in GOOD.items() if k != "Wx"}
+    x, W = torch.randn(2, 3, 5), torch.randn(4, 2, 4, 5)
+    expected, last = layer(x, W, **arguments, backend="reference")
+    for backend in ("auto", "cpu"):
+        h, final = layer(x, W, **arguments, backend=backend)
+        torch.testing.assert_close(h, expected)
+        torch.testing.assert_close(final, last)
+    with pytest.raises(BackendError, match="'cuda' does not exist"):
+        layer(x, W, **arguments, backend="cuda")
+    meta = {k: v.to("meta") for k, v in arguments.items()}
+    with pytest.raises(DeviceError, match="x is on meta"):
+        layer(x.to("meta"), W.to("meta"), **meta, backend="cpu")

@@ -1,31 +1,22 @@
 """The layer operator: pieces, memory orders, gradients."""
 
+import problems
 import pytest
 import torch
-from cells_for_tests import ALL
-from problems import problem
+from problems import every_cell, layer_problem
 
-from flashrnn import flashrnn, layer
-from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn import layer
+from flashrnn.cells import lstm
 from flashrnn.runtime import surround
 
 
-def layer_problem(cell, B, T, N, D, I, dtype=torch.float64):
-    p = problem(cell, B, T, N, D, dtype)
-    del p["Wx"]
-    x = torch.randn(B, T, I, dtype=dtype, requires_grad=True)
-    w = torch.randn(len(cell.input), N, D, I, dtype=dtype, requires_grad=True)
-    return {"x": x, "W": w, **p}
-
-
-def composed(cell, x, W, R, b, states, parameters=None, **options):
-    wx = torch.einsum("bti,gndi->btgnd", x, W)
-    every, last = flashrnn(wx, R, b, states, cell, "reference", parameters, **options)
+def composed(cell, **inputs):
+    every, last = problems.composed(cell, **inputs)
     return every[0], last
 
 
 @pytest.mark.parametrize(("B", "rows"), [(3, 4), (3, 7), (3, 1024), (5, 7), (5, 1024)])
-@pytest.mark.parametrize("cell", [lstm, gru, elman, slstm, *ALL], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", every_cell(), ids=lambda c: c.name)
 @pytest.mark.parametrize("memory", ["batch-major", "time-major"])
 def test_equals_product_and_reference(cell, B, rows, memory, monkeypatch) -> None:
     monkeypatch.setattr(surround, "PIECE_ROWS", rows)

@@ -10,7 +10,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flashrnn import flashrnn, layer
 from flashrnn.cells import gru, lstm, slstm
-from flashrnn.errors import BackendError
 
 CELLS = [lstm, gru, slstm, peephole, independent]
 
@@ -79,21 +78,6 @@ def test_compiled_layer() -> None:
     expected = torch.autograd.grad(layer(*inputs)[0].sum(), inputs)
     for a, b in zip(torch.autograd.grad(compiled(*inputs), inputs), expected, strict=True):
         torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("power", [1, 2])
-def test_a_second_derivative_is_refused(power) -> None:
-    arguments = list(problem(lstm, 1, 2, 1, 3, torch.float64).values())
-    loss = flashrnn(*arguments)[0].pow(power).sum()
-    with pytest.raises(BackendError, match="reference"):
-        torch.autograd.grad(loss, arguments[:1], create_graph=True)
-
-
-def test_the_reference_has_second_derivatives() -> None:
-    arguments = tuple(problem(lstm, 1, 2, 1, 2, torch.float64).values())
-    assert torch.autograd.gradgradcheck(
-        lambda *a: flashrnn(*a, backend="reference"), arguments, fast_mode=True
-    )
 
 
 def test_no_graph_is_kept_without_gradients() -> None:

@@ -92,6 +92,14 @@ def test_a_second_build_compiles_nothing(tmp_path, monkeypatch) -> None:
         assert build("test-once", "int x;", narrow) != first
 
 
+def test_other_words_for_the_compiler_give_another_library(tmp_path, monkeypatch) -> None:
+    """They may be flags, which its version does not tell."""
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    first = build("test-words", "int x;", Device.current())
+    monkeypatch.setenv("CXX", " ".join((*find_compiler().command, "-DWORD")))
+    assert build("test-words", "int x;", Device.current()) != first
+
+
 def test_a_damaged_library_is_built_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
     monkeypatch.setattr(kernels, "_plans", {})

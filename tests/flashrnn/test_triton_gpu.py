@@ -5,8 +5,8 @@
 
 import pytest
 import torch
-from problems import cast, problem, run
-from test_options import OPTIONS, chosen, results
+from problems import cast, problem, results, run
+from test_options import OPTIONS, chosen
 from test_triton_interpreter import ALL, DTYPES, LIBRARY, MATRIX, name_of
 
 from flashrnn import choose_backend, flashrnn

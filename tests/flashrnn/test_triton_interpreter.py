@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 from cells_for_tests import ALL
-from problems import cast, problem, run
-from test_options import CELLS, LENGTHS, OPTIONS, chosen, results
+from problems import cast, every_cell, problem, results, run
+from test_options import LENGTHS, OPTIONS, chosen
 
 from flashrnn import flashrnn
 from flashrnn.cells import elman, elman_relu, gru, lstm, slstm
@@ -121,7 +121,7 @@ def test_options(cell, name) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("T", [1, 6])
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", every_cell(), ids=lambda c: c.name)
 def test_options_of_every_cell(cell, name, T) -> None:
     run_options(cell, name, T)
 

@@ -8,6 +8,7 @@ from problems import problem
 
 from autotune import cache
 from autotune.device import Device
+from autotune.errors import CacheWarning
 from flashrnn import flashrnn
 from flashrnn.cells import lstm
 from flashrnn.dims import Dims
@@ -117,6 +118,15 @@ def test_a_tuned_tiling_is_used_at_once(monkeypatch, tmp_path) -> None:
     assert plan.tuned
     assert plan.tiling == other
     assert torch.equal(flashrnn(**arguments)[0], before), "a tiling never changes the result"
+
+
+def test_a_tiling_of_another_version_is_ignored_with_a_warning(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "_plans", {})
+    p = cpu_problem(B=5, T=3, D=20, threads=1)
+    cache.remember_here(kernels.problem_key(p), DEVICE.fingerprint, {"b_per_register": 1})
+    with pytest.warns(CacheWarning, match="without 'd_per_register'"):
+        assert not kernels.plan_for(lstm, FORWARD, FLOAT32, p.dims, 1).tuned
 
 
 def test_the_family_reads_its_options() -> None:

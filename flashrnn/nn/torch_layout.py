@@ -1,0 +1,181 @@
+"""LSTM, GRU and RNN with the parameters, gate orders and call of torch.nn's."""
+
+from __future__ import annotations
+
+import torch
+
+from flashrnn.cells import elman, elman_relu, gru, lstm
+from flashrnn.errors import OptionError
+from flashrnn.ir.cell import Cell
+from flashrnn.nn.base import Recurrent, Weights
+
+Tensor = torch.Tensor
+
+
+class TorchLayout(Recurrent):
+    """Parameters weight_ih, weight_hh, bias_ih, bias_hh and weight_hr as torch.nn has them."""
+
+    @property
+    def mode(self) -> str:
+        """torch.nn's name for the cell."""
+        return self.cell.name.upper()
+
+    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        rows = len(self.cell.input) * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (rows, self._layer_input(layer)),
+            "weight_hh": (rows, self.output_size // self.num_heads),
+        }
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, self.head_dim)
+        return shapes
+
+    def weights(self, index: int) -> Weights:
+        """One direction of one layer as `flashrnn.layer` takes it."""
+        N, D = self.num_heads, self.head_dim
+        w, r, *rest = self._named(index)
+        b = None
+        if self.bias:
+            b_in, b_rec, *rest = rest
+            b = self._joined_bias(b_in.reshape(-1, N, D), b_rec.reshape(-1, N, D))
+        projection = rest[0].reshape(N, -1, D) if rest else None
+        return Weights(w.reshape(-1, N, D, w.shape[1]), self._recurrent(r), b, None, projection)
+
+    def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
+        """The cell's bias [G, N, D] from torch.nn's two."""
+        return b_in + b_rec
+
+
+class LSTM(TorchLayout):
+    """torch.nn.LSTM on fused kernels; gates i f g o, states (h, c).
+
+    Arguments as torch.nn.LSTM's (proj_size: Sak et al. 2014), and:
+    num_heads: heads that do not mix in the recurrence; weight_hh is [4 * hidden_size, head_dim]
+    (weight_hr [proj_size, head_dim]). zoneout: the rate at which units keep their state, one
+    number or (that of h, that of c) (Krueger et al. 2017). recurrent_dropout: the rate at which
+    weights of weight_hh are zero, drawn once per call (Merity et al. 2018). gradient_clip: a bound
+    for what flows back through time into h (before projection). backend: see `flashrnn.flashrnn`.
+    Raises OptionError, ArgumentError and BackendError, InputError when called.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        gradient_clip: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            lstm, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            proj_size, device, dtype, num_heads=num_heads, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, gradient_clip=gradient_clip, backend=backend,
+        )  # fmt: skip
+
+
+class GRU(TorchLayout):
+    """torch.nn.GRU on fused kernels; gates r z n, its reset gate after the product.
+
+    Arguments as torch.nn.GRU's; the others as in `LSTM`, zoneout one number.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
+        num_heads: int = 1,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        gradient_clip: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        _refuse_projection(proj_size)
+        super().__init__(
+            gru, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            0, device, dtype, num_heads=num_heads, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, gradient_clip=gradient_clip, backend=backend,
+        )  # fmt: skip
+
+    def _recurrent(self, weight: Tensor) -> Tensor:
+        # torch.nn has (r, z, n), the cell (n, r, z)
+        return super()._recurrent(weight).roll(1, 0)
+
+    def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
+        return torch.cat((b_rec[2:], b_in[:2] + b_rec[:2], b_in[2:]))  # n_rec r z n_in
+
+
+class RNN(TorchLayout):
+    """torch.nn.RNN on fused kernels: the Elman network, with nonlinearity "tanh" or "relu".
+
+    Arguments as torch.nn.RNN's; the others as in `LSTM`, zoneout one number.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
+        num_heads: int = 1,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        gradient_clip: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        _refuse_projection(proj_size)
+        cells: dict[str, Cell] = {"tanh": elman, "relu": elman_relu}
+        if nonlinearity not in cells:
+            raise OptionError(
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        super().__init__(
+            cells[nonlinearity], input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, 0, device, dtype, num_heads=num_heads, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, gradient_clip=gradient_clip, backend=backend,
+        )  # fmt: skip
+        self.nonlinearity = nonlinearity
+
+    @property
+    def mode(self) -> str:
+        """torch.nn's name for the cell."""
+        return f"RNN_{self.nonlinearity.upper()}"
+
+    def extra_repr(self) -> str:
+        """Sizes, and every argument that is not its default."""
+        other = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}"
+        return super().extra_repr() + other
+
+
+def _refuse_projection(proj_size: int) -> None:
+    if proj_size:
+        raise OptionError("proj_size argument is only supported for LSTM, not RNN or GRU")

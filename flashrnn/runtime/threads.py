@@ -1,0 +1,28 @@
+"""How many threads a kernel may take: those of torch, shared out where kernels run at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_local = threading.local()
+
+
+def thread_count() -> int:
+    """The threads that a call from this thread may take."""
+    limit: int | None = getattr(_local, "limit", None)
+    return torch.get_num_threads() if limit is None else limit
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Inside, calls from this thread take so many."""
+    before = getattr(_local, "limit", None)
+    _local.limit = threads
+    try:
+        yield
+    finally:
+        _local.limit = before
