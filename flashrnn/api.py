@@ -20,9 +20,11 @@ from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
 from flashrnn.runtime.registry import unsupported_transform, watched
+from flashrnn.runtime.triton_check import check_triton, triton_choice
+from flashrnn.runtime.triton_recurrence import recurrence as triton_recurrence
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "cpu", "triton", "reference")
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,10 @@ def flashrnn(
     times.
 
     backend: "cpu" (generated C++; bfloat16 and float16 are converted, computed in float32 and
-    rounded on return), "reference" (slow, any dtype and device, gradients of any
-    order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError, DeviceError,
-    UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
+    rounded on return), "triton" (generated Triton: float32, float16 and bfloat16 on an NVIDIA GPU;
+    where TRITON_INTERPRET=1, CPU tensors in Triton's interpreter), "reference" (slow, any dtype and
+    device, gradients of any order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError,
+    DeviceError, UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
     (Pöppel et al., 2024).
     """
     cell = cell_of(function)
@@ -87,7 +90,7 @@ def flashrnn(
         Wx = torch.cat((Wx, zoneout.to(Wx.dtype).permute(1, 2, 0, 3, 4)), 2)
         b = None if b is None else torch.cat((b, b.new_zeros((len(cell.states), *b.shape[1:]))))
     cell = _variant(cell, output_clip, zoneout is not None, gradient_cut)
-    backend = chosen_backend(backend, Wx)
+    backend = chosen_backend(backend, Wx, cell)
     check_carried(
         backend, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
         zoneout=zoneout, lengths=lengths, reverse=reverse,
@@ -95,6 +98,9 @@ def flashrnn(
     if backend == "reference":
         check_lengths(lengths, Wx.shape[1])
         return reference(Wx, R, b, states, cell, parameters, lengths, options)
+    if backend == "triton":
+        check_triton(Wx)
+        return triton_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
     _check_cpu(Wx, "Wx")
 
     def run(
@@ -244,10 +250,13 @@ def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
     return len(cell.states), B, T, N, D
 
 
-def choose_backend(Wx: Tensor) -> Choice:
-    """What backend="auto" takes for such a tensor, and why."""
+def choose_backend(Wx: Tensor, function: str | Cell = "lstm") -> Choice:
+    """What backend="auto" takes for such a tensor [B, T, G_w, N, D] and cell, and why."""
+    if Wx.is_cuda:
+        fits, reason = triton_choice(Wx, cell_of(function))
+        return Choice("triton" if fits else "reference", reason)
     if Wx.device.type != "cpu":
-        return Choice("reference", f"no fused kernels for device {Wx.device} yet")
+        return Choice("reference", f"no fused kernels for device {Wx.device}")
     transform = unsupported_transform()
     if transform is not None:
         return Choice("reference", f"fused kernels do not carry {transform}")
@@ -258,11 +267,11 @@ def choose_backend(Wx: Tensor) -> Choice:
     return Choice("cpu", f"fused C++ kernels carry {Wx.dtype} on a CPU")
 
 
-def chosen_backend(backend: str, x: Tensor) -> str:
+def chosen_backend(backend: str, x: Tensor, function: str | Cell = "lstm") -> str:
     """The back end of that name, "auto" resolved; BackendError where none is called so."""
     if backend not in BACKENDS:
         raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
-    return choose_backend(x).backend if backend == "auto" else backend
+    return choose_backend(x, function).backend if backend == "auto" else backend
 
 
 def _has_kernel(x: Tensor) -> bool:

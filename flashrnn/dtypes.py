@@ -11,21 +11,25 @@ from flashrnn.errors import DtypeError
 
 @dataclass(frozen=True)
 class Dtype:
-    """One storage type. `bytes` is the size of an element."""
+    """One storage type. `bytes` is the size of an element; "" where a target does not carry it."""
 
     name: str
     torch: torch.dtype
     cpp: str
     bytes: int
+    triton: str = ""
 
 
-FLOAT32 = Dtype("float32", torch.float32, "float", 4)
+FLOAT32 = Dtype("float32", torch.float32, "float", 4, "tl.float32")
 FLOAT64 = Dtype("float64", torch.float64, "double", 8)
 # Types to store numbers in; arithmetic on them is float32 (csrc/cpu/storage.hpp).
-BFLOAT16 = Dtype("bfloat16", torch.bfloat16, "BFloat16", 2)
-FLOAT16 = Dtype("float16", torch.float16, "Float16", 2)
+BFLOAT16 = Dtype("bfloat16", torch.bfloat16, "BFloat16", 2, "tl.bfloat16")
+FLOAT16 = Dtype("float16", torch.float16, "Float16", 2, "tl.float16")
 
-BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}
+# Kernels that are bound by memory, the scans, take every storage type.
+SCANNED = {d.name: d for d in (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)}
+BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}  # of the CPU's kernels
+GPU_BY_NAME = {d.name: d for d in SCANNED.values() if d.triton}
 # Kept in 16 bits and computed in float32, where kernels carry no such type.
 STORED_IN_16_BITS = (torch.bfloat16, torch.float16)
 _BY_TORCH = {d.torch: d for d in BY_NAME.values()}
@@ -38,10 +42,6 @@ def dtype_of(torch_dtype: torch.dtype) -> Dtype:
     except KeyError:
         known = ", ".join(sorted(BY_NAME))
         raise DtypeError(f"dtype {torch_dtype} has no kernel; kernels exist for {known}") from None
-
-
-# Kernels that are bound by memory, the scans, take every storage type.
-SCANNED = {d.name: d for d in (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)}
 
 
 def arithmetic(storage: Dtype) -> Dtype:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from autotune.device import Cpu
+from autotune.gpu import Gpu
 from autotune.space import Comparison, Options, Tunable
 from flashrnn.cells import elman, gru, lstm, slstm
 from flashrnn.dims import Dims
-from flashrnn.dtypes import BY_NAME
+from flashrnn.dtypes import BY_NAME, FLOAT32, GPU_BY_NAME
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.triton import BACKWARD as GPU_BACKWARD
+from flashrnn.emit.triton import IEEE, INFERENCE, TF32, TRAINING
 from flashrnn.ir.cell import Cell
 from flashrnn.options import NONE
 from flashrnn.passes.lower import lower
@@ -21,6 +24,8 @@ from flashrnn.reference import reference
 from flashrnn.runtime.layer import layer
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem
+from flashrnn.tiling.triton import TritonProblem
+from flashrnn.triton_tunable import TritonKernel, kernels_for
 from flashrnn.tunable import CpuKernel
 
 Tensor = torch.Tensor
@@ -43,10 +48,7 @@ class CellFamily:
         return self.cell.name
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--batch", type=_positive, default=16, help="B (16)")
-        parser.add_argument("--time", type=_positive, default=256, help="T (256)")
-        parser.add_argument("--heads", type=_positive, default=1, help="N (1)")
-        parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
+        _add_sizes(parser)
         parser.add_argument("--dtype", choices=sorted(BY_NAME), default="float32")
 
     def tunables(self, options: Options) -> list[Tunable[Cpu]]:
@@ -56,6 +58,20 @@ class CellFamily:
             CpuKernel(CpuProblem(lower(self.cell), direction, dtype, dims, int(threads or 1)))
             for direction in directions
         ]
+
+    def add_gpu_arguments(self, parser: argparse._ArgumentGroup) -> None:
+        _add_sizes(parser)
+        parser.add_argument("--dtype", choices=sorted(GPU_BY_NAME), default="bfloat16")
+        parser.add_argument("--tf32", action="store_true", help="float32 products in tf32")
+
+    def gpu_tunables(self, options: Options, device: Gpu) -> list[TritonKernel]:
+        dims, dtype = _dims(options), GPU_BY_NAME[str(options["dtype"])]
+        precision = TF32 if options["tf32"] and dtype == FLOAT32 else IEEE
+        problems = [
+            TritonProblem(lower(self.cell), direction, dtype, dims, precision)
+            for direction in (INFERENCE, TRAINING, GPU_BACKWARD)
+        ]
+        return kernels_for(problems, device)
 
     def comparisons(self, options: Options) -> list[Comparison]:
         dims, dtype = _dims(options), BY_NAME[str(options["dtype"])].torch
@@ -143,6 +159,13 @@ def _training(run: Callable[[Tensor], Tensor], x: Tensor, d_y: Tensor) -> Callab
         run(x).backward(d_y)
 
     return call
+
+
+def _add_sizes(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--batch", type=_positive, default=16, help="B (16)")
+    parser.add_argument("--time", type=_positive, default=256, help="T (256)")
+    parser.add_argument("--heads", type=_positive, default=1, help="N (1)")
+    parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
 
 
 def _dims(options: Options) -> Dims:

@@ -10,12 +10,12 @@ from flashrnn.errors import BackendError, OptionError
 
 # Every option of `flashrnn` and `layer`, and the back ends that carry it.
 CARRIED: dict[str, tuple[str, ...]] = {
-    "gradient_clip": ("cpu", "reference"),
-    "gradient_cut": ("cpu", "reference"),
-    "output_clip": ("cpu", "reference"),
-    "zoneout": ("cpu", "reference"),
-    "lengths": ("cpu", "reference"),
-    "reverse": ("cpu", "reference"),
+    "gradient_clip": ("cpu", "triton", "reference"),
+    "gradient_cut": ("cpu", "triton", "reference"),
+    "output_clip": ("cpu", "triton", "reference"),
+    "zoneout": ("cpu", "triton", "reference"),
+    "lengths": ("cpu", "triton", "reference"),
+    "reverse": ("cpu", "triton", "reference"),
 }
 
 

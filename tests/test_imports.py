@@ -22,8 +22,8 @@ FLASHRNN = [
     ["autocast"],
     ["scan"],
     ["attention"],
-    ["tunable", "api"],
-    ["nn", "families"],
+    ["tunable", "triton_tunable", "api"],
+    ["nn", "families", "onnx", "onnx_scan"],
     ["cli"],
 ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.device import Device
+from autotune.device import Cpu
 from autotune.space import Check, Comparison, Config, Options, Runner, Tunable
 from flashrnn.attention.scan import scan_attention
 from flashrnn.dtypes import SCANNED
@@ -52,13 +52,13 @@ class ScanKernel:
     def problem(self) -> dict[str, int | str]:
         return scan_launch.problem_key(self.problem_)
 
-    def model(self, device: Device) -> Model:
+    def model(self, device: Cpu) -> Model:
         return scan.model(self.problem_, device)
 
-    def cost(self, config: Config, device: Device) -> float:
+    def cost(self, config: Config, device: Cpu) -> float:
         return scan.cost(config, self.problem_, device)
 
-    def default(self, device: Device) -> dict[str, int]:
+    def default(self, device: Cpu) -> dict[str, int]:
         return scan.default(self.problem_, device).as_config()
 
     def build(self, config: Config) -> None:
@@ -152,7 +152,7 @@ class ScanFamily:
         parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
         parser.add_argument("--dtype", choices=sorted(SCANNED), default="float32")
 
-    def tunables(self, options: Options) -> list[Tunable]:
+    def tunables(self, options: Options) -> list[Tunable[Cpu]]:
         B, T, N, D = _sizes(options)
         threads, dtype = int(options["threads"] or 1), SCANNED[str(options["dtype"])]
         return [

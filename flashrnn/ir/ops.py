@@ -118,34 +118,55 @@ def _value_minimum(x: Tensor, y: Tensor) -> Tensor:
     return torch.where((y < x) | y.isnan(), y, x)
 
 
+def _spelled(cpp: str, triton: str | None = None) -> dict[str, str]:
+    """The spellings of an operation; Triton's is C++'s unless it says otherwise."""
+    return {"cpp": cpp, "triton": cpp if triton is None else triton}
+
+
 OPS: dict[str, Op] = {
-    "add": Op(2, torch.add, lambda r, a, d: (d, d), 1, {"cpp": "{0} + {1}"}),
-    "sub": Op(2, torch.sub, lambda r, a, d: (d, -d), 1, {"cpp": "{0} - {1}"}),
-    "mul": Op(2, torch.mul, lambda r, a, d: (d * a[1], d * a[0]), 1, {"cpp": "{0} * {1}"}),
-    "div": Op(2, torch.div, _d_div, 8, {"cpp": "{0} / {1}"}),
-    "neg": Op(1, torch.neg, lambda r, a, d: (-d,), 1, {"cpp": "-{0}"}),
-    "exp": Op(1, torch.exp, lambda r, a, d: (d * r,), 14, {"cpp": "math::exp<S>({0})"}),
-    "sigmoid": Op(1, torch.sigmoid, _d_sigmoid, 20, {"cpp": "math::sigmoid<S>({0})"}),
-    "tanh": Op(1, torch.tanh, _d_tanh, 20, {"cpp": "math::tanh<S>({0})"}),
+    "add": Op(2, torch.add, lambda r, a, d: (d, d), 1, _spelled("{0} + {1}")),
+    "sub": Op(2, torch.sub, lambda r, a, d: (d, -d), 1, _spelled("{0} - {1}")),
+    "mul": Op(2, torch.mul, lambda r, a, d: (d * a[1], d * a[0]), 1, _spelled("{0} * {1}")),
+    "div": Op(2, torch.div, _d_div, 8, _spelled("{0} / {1}")),
+    "neg": Op(1, torch.neg, lambda r, a, d: (-d,), 1, _spelled("-{0}")),
+    "exp": Op(
+        1, torch.exp, lambda r, a, d: (d * r,), 14, _spelled("math::exp<S>({0})", "tl.exp({0})")
+    ),
+    "sigmoid": Op(
+        1, torch.sigmoid, _d_sigmoid, 20, _spelled("math::sigmoid<S>({0})", "sigmoid({0})")
+    ),
+    "tanh": Op(1, torch.tanh, _d_tanh, 20, _spelled("math::tanh<S>({0})", "tanh({0})")),
     "log_sigmoid": Op(
         1,
         torch.nn.functional.logsigmoid,
         lambda r, a, d: (d * sigmoid(-a[0]),),
         36,
-        {"cpp": "math::log_sigmoid<S>({0})"},
+        _spelled("math::log_sigmoid<S>({0})", "log_sigmoid({0})"),
     ),
-    "maximum": Op(2, _value_maximum, _d_maximum, 2, {"cpp": "math::maximum<S>({0}, {1})"}),
-    "minimum": Op(2, _value_minimum, _d_minimum, 2, {"cpp": "math::minimum<S>({0}, {1})"}),
-    "stop_gradient": Op(1, torch.Tensor.detach, _none, 0, {"cpp": "{0}"}),
-    "equal": Op(2, torch.eq, _none, 1, {"cpp": "{0} == {1}"}),
-    "less": Op(2, torch.lt, _none, 1, {"cpp": "{0} < {1}"}),
-    "less_equal": Op(2, torch.le, _none, 1, {"cpp": "{0} <= {1}"}),
+    "maximum": Op(
+        2,
+        _value_maximum,
+        _d_maximum,
+        2,
+        _spelled("math::maximum<S>({0}, {1})", "maximum({0}, {1})"),
+    ),
+    "minimum": Op(
+        2,
+        _value_minimum,
+        _d_minimum,
+        2,
+        _spelled("math::minimum<S>({0}, {1})", "minimum({0}, {1})"),
+    ),
+    "stop_gradient": Op(1, torch.Tensor.detach, _none, 0, _spelled("{0}")),
+    "equal": Op(2, torch.eq, _none, 1, _spelled("{0} == {1}")),
+    "less": Op(2, torch.lt, _none, 1, _spelled("{0} < {1}")),
+    "less_equal": Op(2, torch.le, _none, 1, _spelled("{0} <= {1}")),
     "where": Op(
         3,
         torch.where,
         lambda r, a, d: (None, where(a[0], d, 0.0), where(a[0], 0.0, d)),
         1,
-        {"cpp": "{0} ? {1} : {2}"},
+        _spelled("{0} ? {1} : {2}", "tl.where({0}, {1}, {2})"),
     ),
 }
 

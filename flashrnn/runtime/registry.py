@@ -19,17 +19,19 @@ _library = torch.library.Library("flashrnn", "DEF")
 def define(
     name: str,
     schema: str,
-    cpu: Callable[..., Any],
+    kernel: Callable[..., Any],
     fake: Callable[..., Any],
     function: type[torch.autograd.Function] | None = None,
+    devices: tuple[str, ...] = ("CPU",),
 ) -> None:
-    """Register flashrnn::<name>: its CPU kernel, its shapes, and its autograd Function if any.
+    """Register flashrnn::<name>: its kernel, its shapes, and its autograd Function if any.
 
     The Function takes the operator's arguments and gives its results. It is used where a tensor
     argument needs a gradient; otherwise the call goes straight on to the kernel.
     """
     _library.define(f"{name}{schema}")
-    _library.impl(name, cpu, "CPU")
+    for device in devices:
+        _library.impl(name, kernel, device)
     torch.library.register_fake(f"flashrnn::{name}", fake, lib=_library)
     if function is None:
         return

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from autotune import cache
-from autotune.device import Device
+from autotune.device import Cpu, Device
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
@@ -138,7 +138,7 @@ def problem_key(problem: ScanProblem) -> dict[str, int | str]:
     }
 
 
-def source_of(problem: ScanProblem, tiling: ScanTiling, device: Device) -> str:
+def source_of(problem: ScanProblem, tiling: ScanTiling, device: Cpu) -> str:
     """The C++ that is compiled for this tiling."""
     return emit_scan(
         problem.kind,

@@ -67,7 +67,8 @@ def backward(
     B, T, N, D = kernel.dims
     gates, states, runs = _of_cell(cell)
     if x is None:
-        strides, steps = (0, 0, 0), max(1, T)
+        strides: tuple[int, ...] = (0, 0, 0)
+        steps = max(1, T)
     else:
         strides = (*x.stride()[:2], x.shape[2])
         steps = _steps(B, T, gates * N * D * kernel.dtype.bytes)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from autotune.cost import Work, seconds
-from autotune.device import Device
+from autotune.device import Cpu
 from constrint import Model
 from flashrnn.dtypes import Dtype, arithmetic
 from flashrnn.emit.cpp import BACKWARD
@@ -105,7 +105,7 @@ class ScanProblem:
         return (1, 1) if self.kind == ATTENTION else (2, 1)
 
 
-def model(problem: ScanProblem, device: Device) -> Model:
+def model(problem: ScanProblem, device: Cpu) -> Model:
     """Every tiling that fits this device. Never empty."""
     lanes = device.vector_bytes // problem.real.bytes
     T, columns = max(1, problem.T), problem.columns
@@ -144,7 +144,7 @@ def model(problem: ScanProblem, device: Device) -> Model:
     return m
 
 
-def cost(config: Mapping[str, int], problem: ScanProblem, device: Device) -> float:
+def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
     """Estimated seconds of one call, to rank tilings by: traffic of the busiest core.
 
     With more than one chunk, what is read is read twice. A result that is written through the
@@ -188,7 +188,7 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Device) -> flo
 
 
 @lru_cache(maxsize=4096)
-def default(problem: ScanProblem, device: Device) -> ScanTiling:
+def default(problem: ScanProblem, device: Cpu) -> ScanTiling:
     """The cheapest tiling by cost; four rows a tile, which was best wherever it was measured."""
     solutions = (s for s in model(problem, device).solutions() if s["t_per_tile"] == 4)
     best = min(solutions, key=lambda s: (cost(s, problem, device), sorted(s.items())))

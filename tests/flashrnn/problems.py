@@ -88,7 +88,7 @@ def results(
     """Both outputs of the call, and the gradients of all arguments for random cotangents."""
     outputs = call(arguments)
     pairs = zip(outputs, cotangents(outputs), strict=True)
-    loss = sum((x * c.to(x.dtype)).sum() for x, c in pairs)
+    loss = sum((x * c.to(x)).sum() for x, c in pairs)
     grads = torch.autograd.grad(loss, list(arguments.values()), materialize_grads=True)
     named = {f"d_{k}": v for k, v in zip(arguments, grads, strict=True)}
     return {"states": outputs[0].detach(), "last": outputs[1].detach(), **named}

@@ -1,0 +1,73 @@
+"""Whether the Triton back end can take a tensor, and which schedule it would run."""
+
+from __future__ import annotations
+
+import torch
+
+from autotune.errors import NoGpu, UnknownArchitecture
+from flashrnn.dims import Dims
+from flashrnn.emit.triton import TRAINING
+from flashrnn.errors import BackendError, DeviceError, FlashRNNError
+from flashrnn.ir.cell import Cell
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.registry import unsupported_transform
+from flashrnn.runtime.triton_build import interpreting, require
+from flashrnn.runtime.triton_kernels import device_of, gpu_dtype_of, precision_of
+from flashrnn.tiling.triton import FusedTiling, TritonProblem, choose
+
+# The oldest architecture that Triton compiles for and whose tensor cores have bfloat16.
+OLDEST = 80
+
+
+def check_triton(Wx: torch.Tensor) -> None:
+    """Raise DtypeError, DeviceError or BackendError where backend="triton" cannot run."""
+    transform = unsupported_transform()
+    if transform is not None:
+        raise BackendError(
+            f'fused kernels do not carry {transform}; backend="reference" carries all of torch\'s'
+        )
+    gpu_dtype_of(Wx.dtype)
+    require()
+    if Wx.device.type == "cpu":
+        if not interpreting():
+            raise DeviceError(
+                'backend="triton" needs tensors on an NVIDIA GPU, Wx is on the CPU; '
+                "TRITON_INTERPRET=1 runs its kernels there, slowly, to check them"
+            )
+        return
+    if not Wx.is_cuda:
+        raise DeviceError(f'backend="triton" needs tensors on an NVIDIA GPU, Wx is on {Wx.device}')
+    if interpreting():
+        raise BackendError(
+            "TRITON_INTERPRET=1 is set, which is for CPU tensors; unset it to run on the GPU"
+        )
+    try:
+        sm = device_of(Wx).sm
+    except (NoGpu, UnknownArchitecture) as error:
+        raise BackendError(f'backend="triton" cannot run on {Wx.device}: {error}') from error
+    if sm < OLDEST:
+        raise BackendError(
+            f'backend="triton" needs compute capability {OLDEST / 10} or later, {Wx.device} has '
+            f'{sm / 10}; backend="reference" runs on any device'
+        )
+
+
+def triton_choice(Wx: torch.Tensor, cell: Cell) -> tuple[bool, str]:
+    """Whether Triton takes CUDA tensors like Wx [B, T, G_w, N, D], and why or with what."""
+    transform = unsupported_transform()
+    if transform is not None:
+        return False, f"fused kernels do not carry {transform}"
+    try:
+        check_triton(Wx)
+    except FlashRNNError as error:
+        return False, str(error)
+    if Wx.dim() != 5:  # a layer's x [B, T, I]: any schedule will do
+        return True, "Triton kernels of the cell"
+    B, _, _, N, D = Wx.shape
+    dtype, precision = gpu_dtype_of(Wx.dtype), precision_of(Wx.dtype)
+    problem = TritonProblem(lower(cell), TRAINING, dtype, Dims(B, 1, N, D), precision)
+    gpu = device_of(Wx)
+    chosen = choose(problem, gpu)
+    if isinstance(chosen.tiling, FusedTiling):
+        return True, f"a fused Triton kernel holds R of a head on the chip of {gpu.name}"
+    return True, f"Triton with a product of the library in each step: {chosen.reason}"

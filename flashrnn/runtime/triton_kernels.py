@@ -1,0 +1,144 @@
+"""Which Triton kernel serves a call: the tiling by the model, its source, its module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from autotune import cache
+from autotune.device import Device
+from autotune.gpu import Gpu
+from flashrnn.dims import Dims
+from flashrnn.dtypes import GPU_BY_NAME, Dtype
+from flashrnn.emit.triton import IEEE, TF32
+from flashrnn.emit.triton_alternating import emit_alternating
+from flashrnn.emit.triton_fused import emit_fused
+from flashrnn.errors import DtypeError
+from flashrnn.ir.cell import Cell
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.triton_build import module_of
+from flashrnn.tiling import triton as tiling
+from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, Tiling, TritonProblem
+
+# What the interpreter runs on a CPU is tiled for this GPU.
+INTERPRETED_FOR = "h100-sxm"
+FUSED, ALTERNATING = "fused", "alternating"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel and its tiling."""
+
+    tiling: Tiling
+    module: ModuleType
+
+    def launch(self, sizes: tuple[int, int, int], *arguments: Any) -> None:
+        """Run it on a grid over rows, heads and units; sizes: B, N, D."""
+        B, N, D = sizes
+        grid = -(-B // self.tiling.b_per_program), N, -(-D // self.tiling.d_per_program)
+        self.module.run[grid](*arguments, **self.tiling.options)
+
+
+_plans: dict[object, tuple[int, Plan]] = {}
+
+
+def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan:
+    """The plan for these sizes, in the dtype and on the device of `like`; T takes no part."""
+    gpu, interpreted = device_of(like), not like.is_cuda
+    precision = precision_of(like.dtype)
+    key = (cell.key, direction, like.dtype, dims.B, dims.N, dims.D, precision, gpu, interpreted)
+    known = _plans.get(key)
+    if known is None or known[0] != cache.generation():
+        dtype = gpu_dtype_of(like.dtype)
+        problem = TritonProblem(lower(cell), direction, dtype, replace(dims, T=1), precision)
+        tuned = None if interpreted else _tuned(problem, gpu)
+        chosen = tuned or tiling.choose(problem, gpu).tiling
+        source = source_of(problem, chosen, interpreted=interpreted)
+        plan = Plan(chosen, module_of(f"{cell.name}-{direction}", source))
+        known = _plans[key] = cache.generation(), plan
+    return known[1]
+
+
+def _tuned(problem: TritonProblem, gpu: Gpu) -> Tiling | None:
+    """The tiling that tuning left for this problem, if any."""
+    for schedule in (FUSED, ALTERNATING):
+        config = cache.lookup(problem_key(problem, schedule), gpu)
+        if config is not None:
+            return tiling_of(config, schedule)
+    return None
+
+
+def problem_key(problem: TritonProblem, schedule: str) -> dict[str, int | str]:
+    """What a tuned tiling is remembered under."""
+    dims, program = problem.dims, problem.program
+    some: Tiling = AlternatingTiling(1, 16, 1)
+    if schedule == FUSED:
+        some = FusedTiling(16, problem.padded, 4, 1, problem.products)
+    written = source_of(problem, some)  # kernels that are written otherwise are others
+    return {
+        "kernel": f"{program.cell.key} {problem.direction} triton {schedule}",
+        "dtype": problem.dtype.name,
+        "precision": problem.precision,
+        "B": dims.B,
+        "N": dims.N,
+        "D": dims.D,
+        "source": hashlib.sha256(written.encode()).hexdigest()[:16],
+    }
+
+
+def tiling_of(config: Mapping[str, int], schedule: str) -> Tiling:
+    """The tiling that a solution of the schedule's model means."""
+    return FusedTiling(**config) if schedule == FUSED else AlternatingTiling(**config)
+
+
+def source_of(problem: TritonProblem, chosen: Tiling, *, interpreted: bool = False) -> str:
+    """The Triton module for this tiling."""
+    shared = {
+        "D": problem.dims.D,
+        "b_per_program": chosen.b_per_program,
+        "d_per_program": chosen.d_per_program,
+    }
+    program, direction, dtype = problem.program, problem.direction, problem.dtype
+    if isinstance(chosen, AlternatingTiling):
+        return emit_alternating(program, direction, dtype, **shared, interpreted=interpreted)
+    return emit_fused(
+        program, direction, dtype, **shared, gates_in_registers=chosen.gates_in_registers,
+        precision=problem.precision, interpreted=interpreted,
+    )  # fmt: skip
+
+
+def device_of(like: torch.Tensor) -> Gpu:
+    """The GPU that the tensor is on; the one that stands in for it in the interpreter."""
+    if not like.is_cuda:
+        return Device.named(INTERPRETED_FOR)
+    with torch.cuda.device(like.device):
+        return Device.current("cuda")
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How products of float32 take their operands: rounded to tf32 where the user asked torch to.
+
+    Asked by torch.set_float32_matmul_precision or torch.backends.cuda.matmul.
+    """
+    if dtype != torch.float32:
+        return IEEE
+    asked: str | None = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if asked is None:  # torch before 2.9
+        asked = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return TF32 if asked == "tf32" else IEEE
+
+
+def gpu_dtype_of(dtype: torch.dtype) -> Dtype:
+    """The table's row; DtypeError where no Triton kernel carries it."""
+    for known in GPU_BY_NAME.values():
+        if known.torch == dtype:
+            return known
+    raise DtypeError(
+        f'backend="triton" has kernels for {", ".join(GPU_BY_NAME)}, Wx is {dtype}; '
+        'backend="reference" takes any dtype'
+    )

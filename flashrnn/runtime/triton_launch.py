@@ -1,0 +1,177 @@
+"""Run a Triton schedule on torch tensors: the whole sequence in one launch, or step by step."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from flashrnn.ir.cell import Cell
+from flashrnn.options import Options
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.triton_kernels import Plan
+from flashrnn.tiling.triton import FusedTiling
+
+Tensor = torch.Tensor
+# Triton compiles another kernel for pointers that are aligned less; torch aligns what it allocates.
+ALIGNMENT = 16
+
+
+def in_rows(x: Tensor) -> Tensor:
+    """The tensor, copied unless every stride but the last's 1 is a multiple of its last size.
+
+    And unless it begins where Triton expects it to.
+    """
+    D = x.shape[-1]
+    fits = x.stride(-1) == 1 and all(s % D == 0 for s in x.stride()[:-1])
+    if fits and x.data_ptr() % ALIGNMENT == 0:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _packed(x: Tensor) -> Tensor:
+    """The tensor, copied if its memory has gaps or begins elsewhere."""
+    return in_rows(x.contiguous())
+
+
+def _packed_or_none(x: Tensor | None) -> Tensor | None:
+    return None if x is None else _packed(x)
+
+
+def _strides(x: Tensor, D: int) -> list[int]:
+    """Strides in rows of D numbers, the last dimension's left out."""
+    return [s // D for s in x.stride()[:-1]]
+
+
+def saved_shape(cell: Cell, states: Tensor) -> tuple[int, ...]:
+    """Shape of what the forward pass saves: by step, not by position in time."""
+    _, B, T, N, D = states.shape
+    return (T, B, N, len(lower(cell).saved), D)
+
+
+def forward(
+    plan: Plan,
+    cell: Cell,
+    wx: Tensor,
+    r: Tensor,
+    bias: Tensor,
+    weights: Tensor | None,
+    initial: Tensor,
+    states: Tensor,
+    last: Tensor,
+    saved: Tensor | None,
+    lengths: Tensor | None,
+    options: Options,
+) -> None:
+    """Run all steps of wx [B, T, G_w, N, D], into states, last and saved.
+
+    r [G_r, N, D, P], bias [G, N, D], weights [K, N, D], initial [S, B, 1, N, D], of any strides;
+    last contiguous; states [S, B, T, N, D], zero already past the end of rows with `lengths` [B].
+    """
+    _, B, T, N, D = states.shape
+    wx = in_rows(wx)
+    sizes = (B, T, N, int(options.reverse))
+    tensors = (wx, *_strides(wx, D))
+    outputs = (states, *_strides(states, D))
+    r, bias, initial = _packed(r), _packed(bias), _packed(initial)
+    weights, lengths = _packed_or_none(weights), _on(lengths, wx)
+    with _device(wx):
+        if isinstance(plan.tiling, FusedTiling):
+            plan.launch(
+                (B, N, D), *tensors, r, bias, weights, initial, *outputs, last, saved, lengths,
+                *sizes,
+            )  # fmt: skip
+            return
+        carried = initial.to(torch.float32, copy=True)
+        h = initial[0, :, 0].transpose(0, 1).contiguous()  # [N, B, D]
+        # [N, P, G_r D]: h times this is every gate's product
+        packed = r.permute(1, 3, 0, 2).reshape(N, D, -1)
+        products = h.new_empty((N, B, packed.shape[2]))
+        for t in range(T):
+            torch.bmm(h, packed, out=products)
+            plan.launch(
+                (B, N, D), products, *tensors, bias, weights, carried, h, *outputs, saved, lengths,
+                *sizes, t,
+            )  # fmt: skip
+        last.copy_(carried)
+
+
+def backward(
+    plan: Plan,
+    cell: Cell,
+    r: Tensor,
+    weights: Tensor | None,
+    initial: Tensor,
+    states: Tensor,
+    saved: Tensor,
+    d_states: Tensor | None,
+    d_last: Tensor | None,
+    d_gates: Tensor,
+    d_initial: Tensor,
+    lengths: Tensor | None,
+    options: Options,
+) -> Tensor | None:
+    """Run all steps backwards, into d_gates [B, T, G, N, D] and d_initial [S, B, 1, N, D].
+
+    saved as `forward` left it; d_states [S, B, T, N, D] or None; d_gates zero already past the
+    end of rows. Returns d_weights [K, N, D] in float32, None for a cell without.
+    """
+    _, B, T, N, D = states.shape
+    states, K = in_rows(states), 0 if weights is None else weights.shape[0]
+    sizes = (B, T, N, int(options.reverse))
+    r, weights, initial = _packed(r), _packed_or_none(weights), _packed(initial)
+    d_last, lengths = _packed_or_none(d_last), _on(lengths, states)
+    d_inputs: tuple[Any, ...] = (None, 0, 0, 0, 0)
+    if d_states is not None:
+        d_states = in_rows(d_states)
+        d_inputs = (d_states, *_strides(d_states, D))
+    inputs = (states, *_strides(states, D), saved, *d_inputs)
+    outputs = (d_gates, *_strides(d_gates, D))
+    cut = options.gradient_cut or not cell.product_gates
+    with _device(states):
+        if isinstance(plan.tiling, FusedTiling):
+            tiles = -(-B // plan.tiling.b_per_program)
+            sums = states.new_empty((tiles, K, N, D), dtype=torch.float32) if K else None
+            plan.launch(
+                (B, N, D), r, weights, initial, *inputs, d_last, *outputs, d_initial, sums, lengths,
+                *sizes, options.gradient_clip, cut,
+            )  # fmt: skip
+            return None if sums is None else sums.sum(0)
+        carried = torch.zeros_like(d_initial, dtype=torch.float32)
+        if d_last is not None:
+            carried.copy_(d_last)
+        sums = states.new_zeros((B, K, N, D), dtype=torch.float32) if K else None
+        # [N, G_r D, P]: the gates' gradients times this is that of h
+        packed = r.transpose(0, 1).reshape(N, -1, D)
+        operand, products = r.new_empty((N, B, packed.shape[1])), r.new_empty((N, B, D))
+        for t in reversed(range(T)):
+            plan.launch(
+                (B, N, D), products, operand, weights, initial, carried, *inputs, *outputs, sums,
+                lengths, *sizes, options.gradient_clip, t, cut,
+            )  # fmt: skip
+            torch.bmm(operand, packed, out=products)
+        _leave(carried, products, lengths, options, cut)
+        d_initial.copy_(carried)
+        return None if sums is None else sums.sum(0)
+
+
+def _leave(
+    carried: Tensor, products: Tensor, lengths: Tensor | None, options: Options, cut: bool
+) -> None:
+    """Into the states before the first step, through time: as the kernel does between steps."""
+    d_h = carried[0, :, 0]  # [B, N, D]
+    through = d_h if cut else d_h + products.transpose(0, 1)
+    through = through.clamp(-options.gradient_clip, options.gradient_clip)
+    if lengths is not None:
+        through = torch.where((lengths > 0)[:, None, None], through, d_h)
+    carried[0, :, 0] = through
+
+
+def _on(lengths: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if lengths is None else lengths.to(like.device)
+
+
+def _device(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Kernels go to the current device, which may be another than the tensors'."""
+    return torch.cuda.device(like.device) if like.is_cuda else contextlib.nullcontext()
