@@ -3,14 +3,25 @@
 // item never changes what the item computes.
 #pragma once
 
-#include <atomic>
+#include <sched.h>
+
 #include <cstdint>
-#include <thread>
-#include <vector>
 
 namespace flashrnn {
 
 using ParallelRegion = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// A number that several threads count up. Not std::atomic: to read its headers takes a third of
+// the time that a kernel takes to compile.
+class Counter {
+ public:
+  // What it was before. Who adds sees all that those did who added before.
+  int64_t add(int64_t n) { return __atomic_fetch_add(&value, n, __ATOMIC_ACQ_REL); }
+  int64_t load() const { return __atomic_load_n(&value, __ATOMIC_ACQUIRE); }
+
+ private:
+  int64_t value = 0;
+};
 
 // item(index, worker) for index in [0, items); worker < threads tells apart who runs at once.
 template <class Item>
@@ -23,13 +34,13 @@ void parallel_for(ParallelRegion region, int64_t threads, int64_t items, Item&& 
   struct Shared {
     Item& item;
     int64_t items;
-    std::atomic<int64_t> next{0}, workers{0};
+    Counter next, workers;
   } shared{item, items};
   region(
       [](void* data) {
         auto& s = *static_cast<Shared*>(data);
-        const int64_t worker = s.workers.fetch_add(1);
-        for (int64_t i; (i = s.next.fetch_add(1)) < s.items;) s.item(i, worker);
+        const int64_t worker = s.workers.add(1);
+        for (int64_t i; (i = s.next.add(1)) < s.items;) s.item(i, worker);
       },
       &shared, static_cast<unsigned>(threads), 0);
 }
@@ -42,12 +53,12 @@ class Meeting {
   void meet(int64_t members, int64_t& round) {
     if (members == 1) return;
     const int64_t all = members * ++round;
-    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == all) return;
-    for (int spins = 0; arrived.load(std::memory_order_acquire) < all; ++spins)
+    if (arrived.add(1) + 1 == all) return;
+    for (int spins = 0; arrived.load() < all; ++spins)
       if (spins < most_spins)
         pause();
       else
-        std::this_thread::yield();
+        sched_yield();
   }
 
  private:
@@ -60,7 +71,18 @@ class Meeting {
 #endif
   }
 
-  alignas(64) std::atomic<int64_t> arrived{0};
+  alignas(64) Counter arrived;
+};
+
+class Meetings {
+ public:
+  explicit Meetings(int64_t count) : all(new Meeting[count]) {}
+  Meetings(const Meetings&) = delete;
+  ~Meetings() { delete[] all; }
+  Meeting& operator[](int64_t i) { return all[i]; }
+
+ private:
+  Meeting* all;
 };
 
 // What a work item knows of the team that computes it: its own rank, and where all meet.
@@ -94,15 +116,15 @@ void parallel_teams(ParallelRegion region, TeamSize size, int64_t threads, int64
     Item& item;
     TeamSize size;
     int64_t items, members;
-    std::vector<Meeting> meetings;
-    std::atomic<int64_t> next{0}, workers{0};
-  } shared{item, size, items, members, std::vector<Meeting>(items)};
+    Meetings meetings;
+    Counter next, workers;
+  } shared{item, size, items, members, Meetings(items)};
   region(
       [](void* data) {
         auto& s = *static_cast<Shared*>(data);
-        const int64_t worker = s.workers.fetch_add(1);
+        const int64_t worker = s.workers.add(1);
         if (s.size() < s.items * s.members) {
-          for (int64_t i; (i = s.next.fetch_add(1)) < s.items;) {
+          for (int64_t i; (i = s.next.add(1)) < s.items;) {
             Team alone{s.meetings[i], 0, 1};
             s.item(i, i, alone);
           }

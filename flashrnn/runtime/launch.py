@@ -174,7 +174,7 @@ def kernel_for(
     cell: Cell, direction: str, dtype: torch.dtype, B: int, T: int, N: int, D: int
 ) -> Kernel:
     """The kernel for these sizes, for the current number of threads."""
-    threads = torch.get_num_threads()
+    threads = thread_count()
     key = (cell, direction, dtype, B, T, N, D, threads, Device.current().isa)
     known = _kernels.get(key)
     if known is None or known[0] != cache.generation():
