@@ -10,8 +10,11 @@
 //
 // A kernel that owns the input product takes x and W instead of Wx: W is packed like R, and its
 // products accumulate in the same registers.
+//
+// A single step of a few rows, as in streaming, packs nothing and reads the weights where they lie.
 #pragma once
 
+#include "cpu/direct.hpp"
 #include "cpu/math.hpp"
 #include "cpu/order.hpp"
 #include "cpu/panels.hpp"
@@ -36,12 +39,15 @@ struct ForwardArguments {
   Real* saved;  // [T, B, N, vectors of D, saved, lanes], or null in inference
   Real* workspace;
   int64_t B, T, N, D, b_per_core, cores_d, threads;
-  int64_t packed;  // the workspace still holds the weights of an earlier call
+  int64_t packed;  // weights_lie, weights_packed or weights_to_pack
   ParallelRegion region;
   TeamSize team_size;
   Order order;
   int64_t ordered;  // wx holds the steps as they come, from order.start on
 };
+
+// What the workspace holds: no weights; those of an earlier call; none, but more calls follow.
+constexpr int64_t weights_lie = 0, weights_packed = 1, weights_to_pack = 2;
 
 template <class Cell, class S, int b_per_register, int d_per_register, bool owns_input>
 struct Forward {
@@ -73,8 +79,13 @@ struct Forward {
     if (needed != nullptr) *needed = space.used;
   }
 
+  bool direct() const { return a.packed == weights_lie && a.T == 1 && a.B <= direct_rows; }
+
   void run() const {
-    if (!a.packed) pack();
+    if (direct())
+      pad();
+    else if (a.packed != weights_packed)
+      pack();
     const int64_t tiles = (a.B + a.b_per_core - 1) / a.b_per_core;
     const int64_t members = a.cores_d < panels ? a.cores_d : panels;
     parallel_teams(a.region, a.team_size, a.threads, members, a.N * tiles,
@@ -92,11 +103,15 @@ struct Forward {
       pack_panel<S, Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D, a.D);
       if constexpr (owns_input)
         pack_panel<S, Gw, d_per_register>(a.w, w_panel_of(n, panel), n, panel, a.N, a.D, a.I);
-      if (panel == 0) {
-        pad_rows(a.bias, bias + n * G * width, G, n, a.N, a.D, width);
-        pad_rows(a.weights, weights + n * Cell::weights * width, Cell::weights, n, a.N, a.D, width);
-      }
     });
+    pad();
+  }
+
+  void pad() const {
+    for (int64_t n = 0; n < a.N; ++n) {
+      pad_rows(a.bias, bias + n * G * width, G, n, a.N, a.D, width);
+      pad_rows(a.weights, weights + n * Cell::weights * width, Cell::weights, n, a.N, a.D, width);
+    }
   }
 
   Real* panel_of(int64_t n, int64_t panel) const {
@@ -139,6 +154,10 @@ struct Forward {
         team.meet();
         for (int64_t k = first; k < last; ++k) {
           const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
+          if (f.direct()) {
+            direct(panel);
+            continue;
+          }
           int64_t b = 0;
           for (; b + b_per_register <= rows; b += b_per_register) tile<b_per_register>(panel, b);
           remainder<b_per_register / 2>(panel, b);
@@ -234,6 +253,30 @@ struct Forward {
           }
         });
       });
+    }
+
+    // A panel of a step, from weights as they lie: each is read from memory for the first row.
+    __attribute__((noinline)) void direct(int64_t panel) const {
+      const auto& a = f.a;
+      const int64_t end = (panel + 1) * d_per_register;
+      const bool recurrent = Gr > 0 && a.initial != nullptr;
+      for (int64_t d = panel * d_per_register; d < end && d < a.D; d += W) {
+        Vec gate[direct_rows][G];
+        for (int64_t b = 0; b < rows; ++b) {
+          unroll<G>([&](auto g) __attribute__((always_inline)) {
+            gate[b][g] = owns_input ? bias_of(g, d) : input<g>(b, d);
+          });
+        }
+        for (int g = 0; owns_input && g < Gw; ++g)
+          for (int64_t b = 0; b < rows; ++b)
+            gate[b][sum_of_input(g)] += dot_products<S>(
+                a.w + ((g * a.N + n) * a.D + d) * a.I, a.D - d, a.wx + wx_at(b), a.I);
+        for (int g = 0; recurrent && g < Gr; ++g)
+          for (int64_t b = 0; b < rows; ++b)
+            gate[b][Cell::recurrent_gate[g]] += dot_products<S>(
+                a.r + ((g * a.N + n) * a.D + d) * a.D, a.D - d, h_in() + b * f.row, a.D);
+        for (int64_t b = 0; b < rows; ++b) finish(gate[b], b, d);
+      }
     }
 
     // sum[i][sum_of(g)] += sum over k of packed[k][g] rows[i][k], for Gates gates.

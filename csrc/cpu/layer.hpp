@@ -55,6 +55,7 @@ template <class S>
 struct LayerForward {
   using Real = typename S::Real;
   using P = Product<S>;
+  static constexpr int64_t few_rows = 8;
 
   const LayerForwardArguments<Real>& a;
   Real *packed, *products;
@@ -75,9 +76,11 @@ struct LayerForward {
   void run() const {
     ForwardArguments<Real> piece = a.recurrence;
     const int64_t T = piece.T, B = piece.B;
-    parallel_for(piece.region, pack_threads<Real>(a.columns * a.I, piece.threads),
-                 P::panels(a.columns),
-                 [&](int64_t p, int64_t) { P::pack_transposed(a.w, packed, a.columns, a.I, p); });
+    if (T * B > few_rows)
+      parallel_for(piece.region, pack_threads<Real>(a.columns * a.I, piece.threads),
+                   P::panels(a.columns),
+                   [&](int64_t p, int64_t) { P::pack_transposed(a.w, packed, a.columns, a.I, p); });
+    if (T > a.steps) piece.packed = weights_to_pack;
     piece.wx = products;
     piece.wx_t = B * a.columns;
     piece.wx_b = a.columns;
@@ -93,15 +96,30 @@ struct LayerForward {
           x_rows[r] = a.x + piece.order.position(b, t) * a.x_t + b * a.x_b;
           product_rows[r] = products + r * a.columns;
         }
-      parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t) {
-        const int64_t r = i * P::block_rows;
-        P::multiply(x_rows + r, packed, product_rows + r, std::min(P::block_rows, rows - r), a.I,
-                    a.columns, false);
-      });
+      if (T * B > few_rows)
+        parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t) {
+          const int64_t r = i * P::block_rows;
+          P::multiply(x_rows + r, packed, product_rows + r, std::min(P::block_rows, rows - r), a.I,
+                      a.columns, false);
+        });
+      else
+        multiply_directly(rows);
       a.run(&piece);
-      piece.packed = 1;
+      piece.packed = weights_packed;
       piece.initial = piece.last;
     }
+  }
+
+  // Few rows do not pay for packing W.
+  void multiply_directly(int64_t rows) const {
+    constexpr int64_t W = S::lanes;
+    parallel_for(a.recurrence.region, pack_threads<Real>(a.columns * a.I, a.recurrence.threads),
+                 (a.columns + W - 1) / W, [&](int64_t i, int64_t) {
+                   const int64_t c = i * W, count = std::min(W, a.columns - c);
+                   for (int64_t r = 0; r < rows; ++r)
+                     S::store(product_rows[r] + c,
+                              dot_products<S>(a.w + c * a.I, count, x_rows[r], a.I), count);
+                 });
   }
 
   static int64_t blocks(int64_t rows) { return (rows + P::block_rows - 1) / P::block_rows; }

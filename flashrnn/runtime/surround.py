@@ -42,7 +42,7 @@ def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) ->
     )
     library = _library(kernel.dtype)
     entry, workspace = library.flashrnn_forward, library.flashrnn_forward_workspace
-    _run(entry, workspace, arguments, fields, kernel, ("forward", I))
+    _run(entry, workspace, arguments, fields, kernel, ("forward", I, steps))
 
 
 def backward(
@@ -80,7 +80,7 @@ def backward(
     )
     library = _library(kernel.dtype)
     entry, workspace = library.flashrnn_backward, library.flashrnn_backward_workspace
-    asked = ("backward", strides[2], d_x is None, d_w is None, d_r is None)
+    asked = ("backward", strides[2], steps, d_x is None, d_w is None, d_r is None)
     _run(entry, workspace, arguments, fields, kernel, asked)
 
 
@@ -92,6 +92,7 @@ def _run(
     kernel: Kernel,
     purpose: tuple[object, ...],
 ) -> None:
+    """Run an entry; purpose: all that decides, with the kernel, how much workspace it needs."""
     layout = _layout(len(arguments) + len(fields) + 1)
     needed = kernel.needed.get(purpose)
     if needed is None:

@@ -177,7 +177,7 @@ def test_what_is_left_is_told_why() -> None:
     assert report.left["pruned"] == "weight_hh_l0 is no parameter of its own"
     assert report.left["subclass"].endswith("Subclass is not torch.nn.LSTM, GRU or RNN itself")
     assert report.left["cell"] == "LSTMCell is one step; the loop around it would have to go too"
-    assert report.left["elsewhere"] == "no fused kernels for device meta yet"
+    assert report.left["elsewhere"] == "no fused kernels for device meta"
     assert "replaced list.0: LSTM(3, 4)\nleft hooked: it has hooks" in str(report)
     assert str(nn.convert(torch_nn.Linear(2, 2))) == "no recurrent modules found"
     assert nn.convert(torch_nn.LSTM(3, 4)).left == {"": "it is the model itself: use from_torch"}
