@@ -54,3 +54,25 @@ CPU = (
 )
 # One sequence, a small and a larger batch.
 QUICK = (Shape(1, 256, 64), Shape(8, 256, 64), Shape(32, 512, 64))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A whole module: batch B, time T, and torch.nn's arguments."""
+
+    B: int
+    T: int
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bidirectional: bool
+
+    def __str__(self) -> str:
+        directions = "bidirectional" if self.bidirectional else "one direction"
+        return (
+            f"B={self.B} T={self.T}, {self.input_size}→{self.hidden_size}, "
+            f"{self.num_layers} layers, {directions}"
+        )
+
+
+MODULES = Stack(8, 256, 128, 256, 2, True)

@@ -45,6 +45,7 @@ class Entry:
 SUITES = {
     "compile": Entry("bench.compiled.suite:COMPILE", "GPU tilings against the compiler, no GPU"),
     "cpu": Entry("bench.layers.suite:CPU", "every cell against every CPU peer, nine shapes"),
+    "modules": Entry("bench.modules_suite:MODULES_SUITE", "whole modules against torch.nn's"),
     "quick": Entry("bench.layers.suite:QUICK", "an LSTM layer in three sizes"),
     "scan": Entry("bench.scan_suite:SCAN", "attention over prefixes against a copy, and peers"),
 }
