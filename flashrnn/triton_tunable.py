@@ -10,7 +10,7 @@ import torch
 
 from autotune.device import Device
 from autotune.gpu import Gpu
-from autotune.space import Check, Compiled, Config, Prediction, Runner
+from autotune.space import Check, Compiled, Config, GpuRunner, Prediction
 from flashrnn.dims import Dims
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.ir.cell import DENSE
@@ -88,7 +88,7 @@ class TritonKernel:
     def build(self, config: Config) -> None:
         self.compile(config, Device.current("cuda"))
 
-    def load(self, config: Config) -> Runner:
+    def load(self, config: Config) -> GpuRunner:
         return _KernelRunner(self.problem_, self.tiling(config), "cuda")
 
 
@@ -118,6 +118,10 @@ class _KernelRunner:
     def check(self) -> Check:
         found = worst(self._make(self._steps).compare())
         return Check(found.error, found.bound, f"error of {found.what} against float64")
+
+    def results(self) -> bytes:
+        self._full.call()
+        return b"".join(_bits(x) for x in self._full.got().values())
 
 
 class _Arguments:
@@ -174,9 +178,10 @@ class _Arguments:
         """Results against the float64 reference, with eager's own error as the measure."""
         self.call()
         exact, eager = self._expected(torch.float64), self._expected(self.wx.dtype)
-        return [compare(name, got, exact[name], eager[name]) for name, got in self._got().items()]
+        return [compare(name, got, exact[name], eager[name]) for name, got in self.got().items()]
 
-    def _got(self) -> dict[str, Tensor]:
+    def got(self) -> dict[str, Tensor]:
+        """The results of the last call."""
         if self._direction != BACKWARD:
             return {"states": self.states, "last": self.last}
         d_wx = of_gates(self.d_gates, self.cell.gates, self.cell.input)
@@ -191,3 +196,8 @@ class _Arguments:
         cotangents = (self.d_states.to(dtype), self.d_last.to(dtype))
         d_wx, d_s = torch.autograd.grad(results, (wx, s), cotangents)
         return {"d_Wx": d_wx, "d_initial": d_s}
+
+
+def _bits(x: Tensor) -> bytes:
+    flat = x.detach().contiguous().flatten().view(torch.uint8)
+    return bytes(flat.cpu().numpy().tobytes())

@@ -10,7 +10,7 @@ import pytest
 
 from autotune import compiler_report
 from autotune.device import Device
-from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn.cells import elman, gru, indrnn, lstm, peephole_lstm, slstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import GPU_BY_NAME
 from flashrnn.emit.triton import BACKWARD, IEEE, INFERENCE, TF32, TRAINING
@@ -156,10 +156,8 @@ def test_alternating(direction) -> None:
 
 
 def test_a_user_cell_with_parameters_and_padding() -> None:
-    from cells_for_tests import independent, peephole
-
-    held_to_its_promise(problem_of(peephole, BACKWARD, "bfloat16", 48), 80)
-    problem = problem_of(independent, TRAINING, "float32", 300)
+    held_to_its_promise(problem_of(peephole_lstm, BACKWARD, "bfloat16", 48), 80)
+    problem = problem_of(indrnn, TRAINING, "float32", 300)
     tiling = choose(problem, Device.named("h100-sxm")).tiling
     assert isinstance(tiling, FusedTiling)
     report = compiled(problem, tiling, 90)
