@@ -11,6 +11,7 @@ import torch
 from autotune.device import Device
 from autotune.gpu import Gpu
 from autotune.space import Check, Compiled, Config, GpuRunner, Prediction
+from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.ir.cell import DENSE
@@ -21,17 +22,18 @@ from flashrnn.runtime.arguments import of_gates, unit_weights
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
-from flashrnn.runtime.triton_kernels import (
+from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of
+from flashrnn.tiling import triton as tiling
+from flashrnn.tiling.triton import (
     ALTERNATING,
     FUSED,
-    Plan,
-    plan_for,
-    problem_key,
-    source_of,
+    AlternatingTiling,
+    FusedTiling,
+    Tiling,
+    TritonProblem,
+    schedule_of,
     tiling_of,
 )
-from flashrnn.tiling import triton as tiling
-from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, Tiling, TritonProblem
 from flashrnn.tolerance import Comparison, compare, worst
 
 if TYPE_CHECKING:
@@ -65,8 +67,11 @@ class TritonKernel:
         return tiling.cost(self.problem_, self.tiling(config), device)
 
     def default(self, device: Gpu) -> dict[str, int]:
-        """The model's own choice; Infeasible where no fused tiling fits."""
-        return tiling.cheapest(self.problem_, device, fused=self.schedule == FUSED).as_config()
+        """What is used where nothing was tuned; Infeasible where no fused tiling fits."""
+        found = packs.lookup(self.problem_, device)
+        if found is not None and schedule_of(found.tiling) == self.schedule:
+            return found.tiling.as_config()
+        return tiling.cheapest(self.problem_, device, self.schedule).as_config()
 
     def tiling(self, config: Config) -> Tiling:
         """The tiling that a configuration means."""

@@ -142,16 +142,18 @@ def test_tf32_is_used_where_asked() -> None:
     held_to_its_promise(problem, 90)
 
 
-@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
-def test_alternating(direction) -> None:
-    problem = problem_of(slstm, direction, "bfloat16", 300)
+@pytest.mark.parametrize(
+    ("direction", "dtype", "D"), [(TRAINING, "float32", 96), (BACKWARD, "bfloat16", 300)]
+)
+def test_alternating(direction, dtype, D) -> None:
+    problem = problem_of(slstm, direction, dtype, D)
     gpu = Device.named("rtx-4090")
     chosen = choose(problem, gpu)
     assert isinstance(chosen.tiling, AlternatingTiling)
     assert "no fused tiling fits sm_89" in chosen.reason
     report = compiled(problem, chosen.tiling, 89)
     assert not report.spilled
-    assert report.shared_bytes == 0
+    assert report.shared_bytes <= predict(problem, chosen.tiling).shared_bytes
     assert report.occupancy(gpu.architecture) > 0
 
 
