@@ -204,8 +204,8 @@ def predict(problem: TritonProblem, tiling: Tiling) -> Prediction:
     threads = WARP * tiling.num_warps
     if isinstance(tiling, AlternatingTiling):
         numbers = tiling.b_per_program * tiling.d_per_program // threads
-        shared = POINTWISE_SHARED if tiling.b_per_program > 1 else 0
-        return Prediction(POINTWISE_REGISTERS + problem.live * numbers, shared, threads)
+        passed = POINTWISE_SHARED if tiling.b_per_program > 1 else 0
+        return Prediction(POINTWISE_REGISTERS + problem.live * numbers, passed, threads)
     sizes = tiling.b_per_program, tiling.d_per_program
     registers = _registers(problem, *sizes, tiling.num_warps, tiling.gates_in_registers)
     shared = _shared_bytes(problem, *sizes, tiling.gates_in_registers)
