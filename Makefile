@@ -1,11 +1,12 @@
 # make tune   solve, generate, check and time an LSTM on this machine
 # make test   the test suite; make lint, make bench
+# make gpu-check   on a machine with a GPU: correctness, predictions, benchmarks beside cuDNN
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tune test test-slow bench bench-constrint lint clean
+.PHONY: tune test test-slow bench bench-constrint gpu-check lint clean
 
 tune: $(STAMP)
 	$(BIN)/autotune run lstm --batch 16 --time 256 --heads 4 --head-dim 64 --dtype float32 --budget 40
@@ -23,6 +24,9 @@ bench: $(STAMP)
 bench-constrint: $(STAMP)
 	$(BIN)/python -m bench.constrint.suite
 	$(BIN)/python -m bench.constrint.models
+
+gpu-check: $(STAMP)
+	$(BIN)/python -m bench.gpu_check
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

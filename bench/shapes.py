@@ -54,6 +54,8 @@ CPU = (
 )
 # One sequence, a small and a larger batch.
 QUICK = (Shape(1, 256, 64), Shape(8, 256, 64), Shape(32, 512, 64))
+# One head that a program can hold, many, and one that none can.
+GPU = (Shape(16, 256, 64), Shape(16, 256, 128), Shape(16, 256, 768), Shape(64, 256, 1024))
 
 
 @dataclass(frozen=True)

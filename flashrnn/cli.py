@@ -1,6 +1,7 @@
 """flashrnn show CELL: the source of a kernel with its tiling, or the cell's graph.
+flashrnn pack: tilings of the Triton kernels for a GPU, kept.
 
-Exit status: 0 done, 1 the graph's file could not be written, 2 bad usage.
+Exit status: 0 done, 1 failed, e.g. a file could not be written, 2 bad usage.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from pathlib import Path
 
 from autotune import cache
 from autotune.device import Device
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, UnknownDevice
+from flashrnn import pack_command
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME
 from flashrnn.emit import graph
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
 from flashrnn.errors import FlashRNNError, OptionError, UnknownFunctionError
 from flashrnn.ir.cell import Cell, cell_names, cell_of
+from flashrnn.pack_command import positive
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import kernels
 from flashrnn.tiling import cpu
@@ -34,16 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(argv)
     try:
-        cell = find_cell(options.cell)
-        if options.graph is None:
-            print(TARGETS[options.target](cell, options), end="")
+        if options.command == "pack":
+            pack_command.run(options)
         else:
-            _draw(cell, options.graph)
-    except FlashRNNError as error:
+            _show(options)
+    except (FlashRNNError, UnknownDevice) as error:
         return _complain(str(error), USAGE)
     except (AutotuneError, OSError) as error:
         return _complain(str(error), FAILED)
     return DONE
+
+
+def _show(options: argparse.Namespace) -> None:
+    cell = find_cell(options.cell)
+    if options.graph is None:
+        print(TARGETS[options.target](cell, options), end="")
+    else:
+        _draw(cell, options.graph)
 
 
 def find_cell(reference: str) -> Cell:
@@ -132,9 +142,9 @@ def _parser() -> argparse.ArgumentParser:
         "cell", metavar="CELL", help=f"{', '.join(cell_names())}, or package.module:name"
     )
     show.add_argument("--target", choices=sorted(TARGETS), default="cpp", help="(cpp)")
-    show.add_argument("--head-dim", type=_positive, default=64, metavar="D", help="(64)")
-    show.add_argument("--batch", type=_positive, default=16, metavar="B", help="(16)")
-    show.add_argument("--heads", type=_positive, default=1, metavar="N", help="(1)")
+    show.add_argument("--head-dim", type=positive, default=64, metavar="D", help="(64)")
+    show.add_argument("--batch", type=positive, default=16, metavar="B", help="(16)")
+    show.add_argument("--heads", type=positive, default=1, metavar="N", help="(1)")
     show.add_argument("--dtype", choices=sorted(BY_NAME), default="float32", help="(float32)")
     show.add_argument(
         "--direction",
@@ -142,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         default=FORWARD,
         help="layer: the forward pass with the input product inside (forward)",
     )
-    show.add_argument("--threads", type=_positive, metavar="N", help="(the usable cores)")
+    show.add_argument("--threads", type=positive, metavar="N", help="(the usable cores)")
     show.add_argument(
         "--graph",
         nargs="?",
@@ -151,14 +161,8 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the forward and backward graph instead: as text, or into FILE "
         f"({', '.join(('.dot', *PICTURES))})",
     )
+    pack_command.add(commands)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import torch
 
 from autotune.device import Device
 from autotune.gpu import Gpu
-from autotune.space import Check, Compiled, Config, Prediction, Runner
+from autotune.space import Check, Compiled, Config, GpuRunner, Prediction
+from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.ir.cell import DENSE
@@ -21,17 +22,18 @@ from flashrnn.runtime.arguments import of_gates, unit_weights
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
-from flashrnn.runtime.triton_kernels import (
+from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of
+from flashrnn.tiling import triton as tiling
+from flashrnn.tiling.triton import (
     ALTERNATING,
     FUSED,
-    Plan,
-    plan_for,
-    problem_key,
-    source_of,
+    AlternatingTiling,
+    FusedTiling,
+    Tiling,
+    TritonProblem,
+    schedule_of,
     tiling_of,
 )
-from flashrnn.tiling import triton as tiling
-from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, Tiling, TritonProblem
 from flashrnn.tolerance import Comparison, compare, worst
 
 if TYPE_CHECKING:
@@ -65,8 +67,11 @@ class TritonKernel:
         return tiling.cost(self.problem_, self.tiling(config), device)
 
     def default(self, device: Gpu) -> dict[str, int]:
-        """The model's own choice; Infeasible where no fused tiling fits."""
-        return tiling.cheapest(self.problem_, device, fused=self.schedule == FUSED).as_config()
+        """What is used where nothing was tuned; Infeasible where no fused tiling fits."""
+        found = packs.lookup(self.problem_, device)
+        if found is not None and schedule_of(found.tiling) == self.schedule:
+            return found.tiling.as_config()
+        return tiling.cheapest(self.problem_, device, self.schedule).as_config()
 
     def tiling(self, config: Config) -> Tiling:
         """The tiling that a configuration means."""
@@ -88,7 +93,7 @@ class TritonKernel:
     def build(self, config: Config) -> None:
         self.compile(config, Device.current("cuda"))
 
-    def load(self, config: Config) -> Runner:
+    def load(self, config: Config) -> GpuRunner:
         return _KernelRunner(self.problem_, self.tiling(config), "cuda")
 
 
@@ -118,6 +123,10 @@ class _KernelRunner:
     def check(self) -> Check:
         found = worst(self._make(self._steps).compare())
         return Check(found.error, found.bound, f"error of {found.what} against float64")
+
+    def results(self) -> bytes:
+        self._full.call()
+        return b"".join(_bits(x) for x in self._full.got().values())
 
 
 class _Arguments:
@@ -174,9 +183,10 @@ class _Arguments:
         """Results against the float64 reference, with eager's own error as the measure."""
         self.call()
         exact, eager = self._expected(torch.float64), self._expected(self.wx.dtype)
-        return [compare(name, got, exact[name], eager[name]) for name, got in self._got().items()]
+        return [compare(name, got, exact[name], eager[name]) for name, got in self.got().items()]
 
-    def _got(self) -> dict[str, Tensor]:
+    def got(self) -> dict[str, Tensor]:
+        """The results of the last call."""
         if self._direction != BACKWARD:
             return {"states": self.states, "last": self.last}
         d_wx = of_gates(self.d_gates, self.cell.gates, self.cell.input)
@@ -191,3 +201,8 @@ class _Arguments:
         cotangents = (self.d_states.to(dtype), self.d_last.to(dtype))
         d_wx, d_s = torch.autograd.grad(results, (wx, s), cotangents)
         return {"d_Wx": d_wx, "d_initial": d_s}
+
+
+def _bits(x: Tensor) -> bytes:
+    flat = x.detach().contiguous().flatten().view(torch.uint8)
+    return bytes(flat.cpu().numpy().tobytes())

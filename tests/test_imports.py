@@ -18,12 +18,15 @@ FLASHRNN = [
     ["passes"],
     ["emit"],
     ["tiling"],
+    ["packs"],
     ["runtime"],
     ["autocast"],
     ["scan"],
     ["attention"],
     ["tunable", "triton_tunable", "api"],
     ["nn", "families", "onnx", "onnx_scan"],
+    ["pack_check"],
+    ["pack_command"],
     ["cli"],
 ]
 

@@ -1,4 +1,4 @@
-"""The built wheel works outside the checkout: it carries csrc and the device table."""
+"""The built wheel works outside the checkout: it carries csrc, packs and the device table."""
 
 import os
 import subprocess
@@ -29,6 +29,7 @@ def test_wheel(tmp_path) -> None:
     for needed in (
         "flashrnn/csrc/cpu/forward.hpp",
         "autotune/devices.toml",
+        *(f"flashrnn/packs/{name}.json" for name in ("a100-40-sxm", "h100-sxm", "l4", "rtx-4090")),
         "flashrnn/py.typed",
         "constrint/__init__.py",
         "bench/cli.py",

@@ -24,7 +24,8 @@ def contender(problem: Problem, kind: Kind) -> Contender:
         return h.transpose(0, 1).flatten(2)
 
     def recurrence(wx: Tensor) -> Tensor:
-        states, _ = flashrnn(wx.transpose(0, 1), R, b, None, problem.cell, "cpu", parameters)
+        backend = "triton" if wx.is_cuda else "cpu"
+        states, _ = flashrnn(wx.transpose(0, 1), R, b, None, problem.cell, backend, parameters)
         return states[0].transpose(0, 1).flatten(2)
 
     run = whole if problem.subject.owns_product else recurrence

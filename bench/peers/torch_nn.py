@@ -42,7 +42,8 @@ def contender(problem: Problem, kind: Kind, _threads: int) -> Contender | None:
 
 def _layer(problem: Problem, module: Module) -> TorchLayer:
     cell, D = problem.cell, problem.dims.D
-    net = module.make(problem.inputs.shape[2], D, dtype=problem.dtype.torch)
+    like = {"dtype": problem.dtype.torch, "device": problem.inputs.device}
+    net = module.make(problem.inputs.shape[2], D, **like)
     held: dict[str, Tensor] = dict(net.named_parameters())
     in_w = [cell.input.index(g) for g in module.input]
     in_r = [cell.recurrent.index(g) for g in module.recurrent]

@@ -73,6 +73,7 @@ def lower(cell: Cell) -> Program:
     )
 
 
+@lru_cache(maxsize=256)
 def pointwise_cost(roots: tuple[Expression, ...]) -> float:
     """Cost of the expressions per vector, in multiplications (the op table's unit)."""
     return sum(OPS[e.op].cost for e in walk(roots) if e.op in OPS)

@@ -12,7 +12,7 @@ from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.registry import unsupported_transform
 from flashrnn.runtime.triton_build import interpreting, require
-from flashrnn.runtime.triton_kernels import device_of, gpu_dtype_of, precision_of
+from flashrnn.runtime.triton_kernels import device_of, gpu_dtype_of, precision_of, select
 from flashrnn.tiling.triton import FusedTiling, TritonProblem, choose
 
 # The oldest architecture that Triton compiles for and whose tensor cores have bfloat16.
@@ -67,7 +67,10 @@ def triton_choice(Wx: torch.Tensor, cell: Cell) -> tuple[bool, str]:
     dtype, precision = gpu_dtype_of(Wx.dtype), precision_of(Wx.dtype)
     problem = TritonProblem(lower(cell), TRAINING, dtype, Dims(B, 1, N, D), precision)
     gpu = device_of(Wx)
-    chosen = choose(problem, gpu)
-    if isinstance(chosen.tiling, FusedTiling):
-        return True, f"a fused Triton kernel holds R of a head on the chip of {gpu.name}"
-    return True, f"Triton with a product of the library in each step: {chosen.reason}"
+    selected = select(problem, gpu)
+    if isinstance(selected.tiling, FusedTiling):
+        what = f"a fused Triton kernel holds R of a head on the chip of {gpu.name}"
+    else:
+        why = choose(problem, gpu).reason or "tuning found it faster than fused kernels"
+        what = f"Triton with a product of the library in each step: {why}"
+    return True, f"{what}; its tiling is {selected.by}"

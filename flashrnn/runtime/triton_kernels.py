@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from autotune import cache
 from autotune.device import Device
 from autotune.gpu import Gpu
+from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.dtypes import GPU_BY_NAME, Dtype
 from flashrnn.emit.triton import IEEE, TF32
@@ -23,11 +23,18 @@ from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.tiling import triton as tiling
-from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, Tiling, TritonProblem
+from flashrnn.tiling.triton import (
+    ALTERNATING,
+    FUSED,
+    AlternatingTiling,
+    FusedTiling,
+    Tiling,
+    TritonProblem,
+    tiling_of,
+)
 
 # What the interpreter runs on a CPU is tiled for this GPU.
 INTERPRETED_FOR = "h100-sxm"
-FUSED, ALTERNATING = "fused", "alternating"
 
 
 @dataclass(frozen=True)
@@ -56,21 +63,31 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     if known is None or known[0] != cache.generation():
         dtype = gpu_dtype_of(like.dtype)
         problem = TritonProblem(lower(cell), direction, dtype, replace(dims, T=1), precision)
-        tuned = None if interpreted else _tuned(problem, gpu)
-        chosen = tuned or tiling.choose(problem, gpu).tiling
+        chosen = tiling.choose(problem, gpu).tiling if interpreted else select(problem, gpu).tiling
         source = source_of(problem, chosen, interpreted=interpreted)
         plan = Plan(chosen, module_of(f"{cell.name}-{direction}", source))
         known = _plans[key] = cache.generation(), plan
     return known[1]
 
 
-def _tuned(problem: TritonProblem, gpu: Gpu) -> Tiling | None:
-    """The tiling that tuning left for this problem, if any."""
+@dataclass(frozen=True)
+class Selected:
+    """A tiling and where it is from, in words."""
+
+    tiling: Tiling
+    by: str
+
+
+def select(problem: TritonProblem, gpu: Gpu) -> Selected:
+    """What tuning left for this problem; else what a pack holds, else the cost model's choice."""
     for schedule in (FUSED, ALTERNATING):
         config = cache.lookup(problem_key(problem, schedule), gpu)
         if config is not None:
-            return tiling_of(config, schedule)
-    return None
+            return Selected(tiling_of(config, schedule), "tuned: the fastest of those measured")
+    found = packs.lookup(problem, gpu)
+    if found is not None:
+        return Selected(found.tiling, f"model-chosen, not measured: {found.by}")
+    return Selected(tiling.choose(problem, gpu).tiling, "model-chosen, not measured")
 
 
 def problem_key(problem: TritonProblem, schedule: str) -> dict[str, int | str]:
@@ -89,11 +106,6 @@ def problem_key(problem: TritonProblem, schedule: str) -> dict[str, int | str]:
         "D": dims.D,
         "source": hashlib.sha256(written.encode()).hexdigest()[:16],
     }
-
-
-def tiling_of(config: Mapping[str, int], schedule: str) -> Tiling:
-    """The tiling that a solution of the schedule's model means."""
-    return FusedTiling(**config) if schedule == FUSED else AlternatingTiling(**config)
 
 
 def source_of(problem: TritonProblem, chosen: Tiling, *, interpreted: bool = False) -> str:

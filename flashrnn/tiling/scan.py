@@ -216,4 +216,4 @@ def _chunks(T: int, threads: int) -> list[int]:
     """Chunk lengths worth trying: T in k parts of whole blocks."""
     blocks = -(-T // BLOCK_ROWS)
     parts = {1} | ({threads, 2 * threads, 4 * threads} if threads > 1 else set())
-    return sorted({-(-blocks // k) * BLOCK_ROWS for k in parts if k <= blocks})
+    return sorted({-(-blocks // min(k, blocks)) * BLOCK_ROWS for k in parts})

@@ -8,6 +8,7 @@ blocks may share a head: that is a model of its own, and `choose` takes the firs
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -36,8 +37,9 @@ ELEMENTWISE_UNITS = (16, 32, 64, 128)
 # Of the cost model, none of them measured: instructions for one unit of the op table's cost, the
 # cycles that barriers, products and memory leave a step waiting, the seconds of a launch.
 INSTRUCTIONS, STEP_CYCLES, LAUNCH_SECONDS = 0.5, 1500.0, 4e-6
-# Of the pointwise kernel: what each thread has, and registers beside its values.
-POINTWISE_NUMBERS, POINTWISE_REGISTERS = 4, 32
+# Of the pointwise kernel: what each thread has, registers beside its values, and the bytes through
+# which a row of biases is handed to the threads of every row (128 were taken before sm_90).
+POINTWISE_NUMBERS, POINTWISE_REGISTERS, POINTWISE_SHARED = 4, 32, 1024
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,17 @@ class AlternatingTiling:
 
 
 Tiling = FusedTiling | AlternatingTiling
+FUSED, ALTERNATING = "fused", "alternating"
+
+
+def schedule_of(tiling: Tiling) -> str:
+    """The schedule that a tiling is of."""
+    return FUSED if isinstance(tiling, FusedTiling) else ALTERNATING
+
+
+def tiling_of(config: Mapping[str, int], schedule: str) -> Tiling:
+    """The tiling that a solution of the schedule's model means."""
+    return FusedTiling(**config) if schedule == FUSED else AlternatingTiling(**config)
 
 
 def compiler_options(num_warps: int, num_stages: int) -> dict[str, int | bool]:
@@ -191,7 +204,8 @@ def predict(problem: TritonProblem, tiling: Tiling) -> Prediction:
     threads = WARP * tiling.num_warps
     if isinstance(tiling, AlternatingTiling):
         numbers = tiling.b_per_program * tiling.d_per_program // threads
-        return Prediction(POINTWISE_REGISTERS + problem.live * numbers, 0, threads)
+        passed = POINTWISE_SHARED if tiling.b_per_program > 1 else 0
+        return Prediction(POINTWISE_REGISTERS + problem.live * numbers, passed, threads)
     sizes = tiling.b_per_program, tiling.d_per_program
     registers = _registers(problem, *sizes, tiling.num_warps, tiling.gates_in_registers)
     shared = _shared_bytes(problem, *sizes, tiling.gates_in_registers)
@@ -258,20 +272,28 @@ def alternating_cost(problem: TritonProblem, tiling: AlternatingTiling, gpu: Gpu
 def choose(problem: TritonProblem, gpu: Gpu) -> Chosen:
     """The cheapest fused tiling; where none fits, the alternating schedule, and the limit."""
     try:
-        return Chosen(cheapest(problem, gpu, fused=True))
+        return Chosen(cheapest(problem, gpu, FUSED))
     except Infeasible as error:
         limits = [rule.name or str(rule) for rule in error.conflict]
         reason = f"no fused tiling fits sm_{gpu.sm}: {', '.join(limits)}"
-        return Chosen(cheapest(problem, gpu, fused=False), reason)
+        return Chosen(cheapest(problem, gpu, ALTERNATING), reason)
 
 
-def cheapest(problem: TritonProblem, gpu: Gpu, *, fused: bool) -> Tiling:
-    """The cheapest tiling of a schedule by cost. Raises Infeasible where there is none."""
-    model = fused_model(problem, gpu) if fused else alternating_model(problem, gpu)
+def tilings(problem: TritonProblem, gpu: Gpu, schedule: str) -> list[Tiling]:
+    """Every tiling of a schedule that fits. Raises Infeasible, with the limits, where none does."""
+    model = (fused_model if schedule == FUSED else alternating_model)(problem, gpu)
     model.solve()
-    kind = FusedTiling if fused else AlternatingTiling
-    tilings: list[Tiling] = [kind(**solution) for solution in model.solutions()]
-    return min(tilings, key=lambda t: (cost(problem, t, gpu), sorted(t.as_config().items())))
+    return [tiling_of(solution, schedule) for solution in model.solutions()]
+
+
+def cheapest(problem: TritonProblem, gpu: Gpu, schedule: str) -> Tiling:
+    """The cheapest tiling of a schedule by cost. Raises Infeasible where there is none."""
+    return cheapest_of(problem, gpu, tilings(problem, gpu, schedule))
+
+
+def cheapest_of(problem: TritonProblem, gpu: Gpu, among: Sequence[Tiling]) -> Tiling:
+    """The cheapest by cost of some tilings, at least one."""
+    return min(among, key=lambda t: (cost(problem, t, gpu), sorted(t.as_config().items())))
 
 
 def cost(problem: TritonProblem, tiling: Tiling, gpu: Gpu) -> float:

@@ -8,8 +8,8 @@ structure of a cell: what lives at once in its pointwise part, its states, R's p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from constrint import Expression, largest_of, smallest_of
 from constrint.expression import Operand
@@ -77,7 +77,8 @@ def shared_bytes(
     return _largest(passing, staying)
 
 
-def live_values(roots: Sequence[Node]) -> int:
+@lru_cache(maxsize=256)
+def live_values(roots: tuple[Node, ...]) -> int:
     """The most values that exist at once when the roots are computed in order."""
     order = [node for node in walk(roots) if node.op != CONSTANT]
     last_use = {a: at for at, node in enumerate(order) for a in node.arguments}

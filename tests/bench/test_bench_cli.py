@@ -95,8 +95,8 @@ def test_options_choose_a_part(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--suite", "qiuck"], "'qiuck'; known: cpu, quick, tiny"),
-        (["--suite", "tiny", "--cells", "lstn"], "no cell is called 'lstn'; known: elman"),
+        (["--suite", "qiuck"], "'qiuck'; known: compile, cpu"),
+        (["--suite", "tiny", "--cells", "lstn"], "no cell is called 'lstn'; known: coupled_lstm, elman"),
         (["--suite", "tiny", "--cells", "slstm:3"], "heads that divide D = 8"),
         (["--suite", "tiny", "--cells", "slstm:x"], "'slstm:x'"),
         (["--suite", "tiny", "--shapes", "8x0x1"], "'8x0x1'; known: BxTxD"),

@@ -102,7 +102,8 @@ def test_an_option_that_a_back_end_lacks_is_an_error(name, monkeypatch) -> None:
     p = {k: v.detach() for k, v in problem(gru, 2, 3, 1, 4, torch.float32).items()}
     x, W = torch.randn(2, 3, 5), torch.randn(3, 1, 4, 5)
     weights = (p["R"], p["b"], p["states"], gru)
-    for backend in options.CARRIED[name]:  # the table says no more than what runs
+    # the table says no more than what runs; test_triton_interpreter.py holds Triton to it
+    for backend in set(options.CARRIED[name]) - {"triton"}:
         flashrnn.flashrnn(**p, function=gru, backend=backend, **{name: ASKED[name]})
     monkeypatch.setitem(options.CARRIED, name, ("reference",))
     words = f"backend='cpu' does not carry the option {name}; these do: reference"

@@ -10,7 +10,7 @@ import pytest
 
 from autotune import compiler_report
 from autotune.device import Device
-from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn.cells import elman, gru, indrnn, lstm, peephole_lstm, slstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import GPU_BY_NAME
 from flashrnn.emit.triton import BACKWARD, IEEE, INFERENCE, TF32, TRAINING
@@ -142,24 +142,24 @@ def test_tf32_is_used_where_asked() -> None:
     held_to_its_promise(problem, 90)
 
 
-@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
-def test_alternating(direction) -> None:
-    problem = problem_of(slstm, direction, "bfloat16", 300)
+@pytest.mark.parametrize(
+    ("direction", "dtype", "D"), [(TRAINING, "float32", 96), (BACKWARD, "bfloat16", 300)]
+)
+def test_alternating(direction, dtype, D) -> None:
+    problem = problem_of(slstm, direction, dtype, D)
     gpu = Device.named("rtx-4090")
     chosen = choose(problem, gpu)
     assert isinstance(chosen.tiling, AlternatingTiling)
     assert "no fused tiling fits sm_89" in chosen.reason
     report = compiled(problem, chosen.tiling, 89)
     assert not report.spilled
-    assert report.shared_bytes == 0
+    assert report.shared_bytes <= predict(problem, chosen.tiling).shared_bytes
     assert report.occupancy(gpu.architecture) > 0
 
 
 def test_a_user_cell_with_parameters_and_padding() -> None:
-    from cells_for_tests import independent, peephole
-
-    held_to_its_promise(problem_of(peephole, BACKWARD, "bfloat16", 48), 80)
-    problem = problem_of(independent, TRAINING, "float32", 300)
+    held_to_its_promise(problem_of(peephole_lstm, BACKWARD, "bfloat16", 48), 80)
+    problem = problem_of(indrnn, TRAINING, "float32", 300)
     tiling = choose(problem, Device.named("h100-sxm")).tiling
     assert isinstance(tiling, FusedTiling)
     report = compiled(problem, tiling, 90)

@@ -33,7 +33,12 @@ def test_a_candidate_is_checked(direction, schedule, monkeypatch) -> None:
     check = runner.check()
     assert check.ok, str(check)
     with torch.no_grad():
-        runner._full.call()
+        bits = runner.results()
+        full = runner._full.got()
+        assert len(bits) == sum(x.numel() * x.element_size() for x in full.values())
+        assert bits == runner.results()
+    some = next(iter(full.values()))
+    assert bits.startswith(some.contiguous().numpy().tobytes())
 
 
 def test_a_wrong_candidate_is_found(monkeypatch) -> None:

@@ -1,0 +1,92 @@
+"""flashrnn pack: choose the Triton kernels' tilings for a GPU that need not be there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune import show
+from autotune.cache import cache_directory
+from autotune.compiling import LIMIT_SECONDS, compilers
+from autotune.device import Device
+from autotune.gpu import Gpu
+from flashrnn import pack_check
+from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn.packs.choose import problems
+from flashrnn.packs.pack import Pack, key_of, write
+from flashrnn.tiling.triton import TritonProblem
+
+CELLS = {cell.name: cell for cell in (lstm, gru, elman, slstm)}
+
+
+def add(commands: Any) -> None:
+    """The subcommand."""
+    pack = commands.add_parser(
+        "pack",
+        help="choose tilings of the Triton kernels for a GPU, and keep them",
+        description="Choose tilings of the Triton kernels for GPUs that need not be there, over "
+        "head dimensions, dtypes, directions and batches, and write a pack for each: "
+        'backend="triton" takes its tilings from there where none was tuned.',
+    )
+    pack.add_argument(
+        "--device", nargs="+", required=True, metavar="NAME", help="of `autotune devices`, or cuda"
+    )
+    pack.add_argument("--cells", nargs="+", choices=CELLS, default=tuple(CELLS), metavar="CELL",
+                      help=f"of {', '.join(CELLS)} (all)")  # fmt: skip
+    pack.add_argument(
+        "--compile", action="store_true",
+        help="compile each fused kernel, and choose again where it spills or does not launch",
+    )  # fmt: skip
+    pack.add_argument("--jobs", type=positive, default=2, metavar="N", help="compilers at once (2)")
+    pack.add_argument("--timeout", type=float, default=LIMIT_SECONDS, metavar="SECONDS",
+                      help=f"for one compilation ({LIMIT_SECONDS:.0f})")  # fmt: skip
+    pack.add_argument("--output", type=Path, metavar="DIRECTORY",
+                      help="where NAME.json is written (where it is looked for: packs/ in the "
+                      "cache directory)")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises UnknownDevice, MissingExtra, OSError."""
+    asked = problems([CELLS[name] for name in options.cells])
+    folder = options.output or cache_directory() / "packs"
+    judged: dict[int, pack_check.Judged] = {}
+    for gpu in [Device.named(name) for name in options.device]:
+        if options.compile:
+            pack = _compiled(asked, gpu, judged.setdefault(gpu.sm, {}), options)
+        else:
+            pack = pack_check.by_model(asked, gpu)
+        path = folder / f"{gpu.key}.json"
+        write(pack, path)
+        print(f"{path}: {len(pack.choices)} kernels, chosen by the {pack.chosen_by}")
+
+
+def _compiled(
+    asked: Sequence[TritonProblem],
+    gpu: Gpu,
+    judged: pack_check.Judged,
+    options: argparse.Namespace,
+) -> Pack:
+    first = pack_check.origin_of(asked[0], gpu)
+    out = show.console()
+    with (
+        show.progress(out) as watch,
+        compilers(first, options.jobs, options.timeout) as compile_,
+    ):
+
+        def told(pair: pack_check.Pair, fault: str, done: int, total: int) -> None:
+            watch(gpu.key, "compile", done, total)
+            if fault:
+                out.print(f"left out: {key_of(pair[0])}, {pair[1]}: {fault}", soft_wrap=True)
+
+        faults = pack_check.compiling(compile_, gpu)
+        return pack_check.by_report(asked, gpu, judged, faults, told)
+
+
+def positive(text: str) -> int:
+    """An argparse type."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
