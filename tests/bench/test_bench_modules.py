@@ -62,5 +62,5 @@ def test_what_computes_something_else_is_not_timed() -> None:
     problem = modules_suite.Problem("GRU", Stack(2, 5, 3, 4, 1, False))
     assert problem.verify().ok
     problem.ours = torch.nn.GRU(3, 4)
-    with pytest.raises(Disagreement, match="flashrnn.nn is wrong in GRU"):
+    with pytest.raises(Disagreement, match=r"flashrnn\.nn is wrong in GRU"):
         problem.verify()
