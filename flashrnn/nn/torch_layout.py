@@ -51,7 +51,11 @@ class TorchLayout(Recurrent):
 class LSTM(TorchLayout):
     """torch.nn.LSTM on fused kernels; gates i f g o, states (h, c).
 
-    Arguments as torch.nn.LSTM's (proj_size: Sak et al. 2014), and:
+        rnn = flashrnn.nn.LSTM(128, 256, num_layers=2, batch_first=True)
+        output, (h, c) = rnn(x)     # x [B, T, 128]; output [B, T, 256]; h, c [2, B, 256]
+
+    Arguments, parameters (weight_ih_l0 [4 * hidden_size, input_size], ...), initialisation and the
+    call are torch.nn.LSTM's (proj_size: Sak et al. 2014); see `forward` and `step`. And:
     num_heads: heads that do not mix in the recurrence; weight_hh is [4 * hidden_size, head_dim]
     (weight_hr [proj_size, head_dim]). zoneout: the rate at which units keep their state, one
     number or (that of h, that of c) (Krueger et al. 2017). recurrent_dropout: the rate at which
@@ -87,9 +91,13 @@ class LSTM(TorchLayout):
 
 
 class GRU(TorchLayout):
-    """torch.nn.GRU on fused kernels; gates r z n, its reset gate after the product.
+    """torch.nn.GRU on fused kernels; gates r z n, its reset gate after the product; state h.
 
-    Arguments as torch.nn.GRU's; the others as in `LSTM`, zoneout one number.
+        rnn = flashrnn.nn.GRU(128, 256, bidirectional=True)
+        output, h = rnn(x)          # x [T, B, 128]; output [T, B, 512]; h [2, B, 256]
+
+    Arguments, parameters and the call are torch.nn.GRU's; the others as in `LSTM`, zoneout one
+    number. Raises as `LSTM`.
     """
 
     def __init__(
@@ -129,7 +137,11 @@ class GRU(TorchLayout):
 class RNN(TorchLayout):
     """torch.nn.RNN on fused kernels: the Elman network, with nonlinearity "tanh" or "relu".
 
-    Arguments as torch.nn.RNN's; the others as in `LSTM`, zoneout one number.
+        rnn = flashrnn.nn.RNN(128, 256)
+        output, h = rnn(x)          # x [T, B, 128]; output [T, B, 256]; h [1, B, 256]
+
+    Arguments, parameters and the call are torch.nn.RNN's; the others as in `LSTM`, zoneout one
+    number. Raises as `LSTM`.
     """
 
     def __init__(
