@@ -39,12 +39,16 @@ class TorchLayout(Recurrent):
         b = None
         if self.bias:
             b_in, b_rec, *rest = rest
-            b = self._joined_bias(b_in.reshape(-1, N, D), b_rec.reshape(-1, N, D))
+            b = self._joined_bias(b_in, b_rec).reshape(-1, N, D)
         projection = rest[0].reshape(N, -1, D) if rest else None
         return Weights(w.reshape(-1, N, D, w.shape[1]), self._recurrent(r), b, None, projection)
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
-        """The cell's bias [G, N, D] from torch.nn's two."""
+        """The cell's bias [G * hidden_size] from torch.nn's two.
+
+        Added as they are: the gradients of two views of them would share memory, and whoever
+        changes one in place (a clip, a scaler, another backward()) would change both.
+        """
         return b_in + b_rec
 
 
@@ -131,7 +135,8 @@ class GRU(TorchLayout):
         return super()._recurrent(weight).roll(1, 0)
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
-        return torch.cat((b_rec[2:], b_in[:2] + b_rec[:2], b_in[2:]))  # n_rec r z n_in
+        two = 2 * self.hidden_size
+        return torch.cat((b_rec[two:], b_in[:two] + b_rec[:two], b_in[two:]))  # n_rec r z n_in
 
 
 class RNN(TorchLayout):
