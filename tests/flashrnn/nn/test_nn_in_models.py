@@ -23,8 +23,8 @@ class Classifier(torch_nn.Module):
     def __init__(self, library) -> None:
         super().__init__()
         self.embed = torch_nn.Embedding(30, 12, padding_idx=0)
-        self.rnn = library.LSTM(12, 16, 2, batch_first=True, bidirectional=True)
-        self.out = torch_nn.Linear(32, 3)
+        self.rnn = library.LSTM(12, 9, 2, batch_first=True, bidirectional=True)
+        self.out = torch_nn.Linear(18, 3)
 
     def loss(self, step: int) -> torch.Tensor:
         g = torch.Generator().manual_seed(step)
@@ -40,9 +40,9 @@ class Language(torch_nn.Module):
 
     def __init__(self, library) -> None:
         super().__init__()
-        self.embed = torch_nn.Embedding(30, 12)
-        self.rnn = library.LSTM(12, 24, proj_size=12)
-        self.out = torch_nn.Linear(12, 30)
+        self.embed = torch_nn.Embedding(30, 6)
+        self.rnn = library.LSTM(6, 9, proj_size=6)
+        self.out = torch_nn.Linear(6, 30)
         self.out.weight = self.embed.weight
         self.state = None
 
@@ -104,7 +104,7 @@ def test_no_two_gradients_share_memory(name, how, monkeypatch) -> None:
 def test_mixed_precision_with_a_scaler() -> None:
     """What training frameworks do for precision="bf16-mixed"."""
     torch.manual_seed(0)
-    m, x = nn.GRU(5, 16, 2, dropout=0.1), X
+    m, x = nn.GRU(5, 8, 2, dropout=0.1), X
     optimizer, scaler = torch.optim.Adam(m.parameters(), 1e-2), torch.amp.GradScaler("cpu")
     curve = []
     for _ in range(15):
@@ -200,7 +200,7 @@ def test_functional_calls_ensembles_and_gradients_of_each_sample() -> None:
 
 
 def test_threads_share_a_module() -> None:
-    m = nn.LSTM(5, 16, 2, bidirectional=True).eval()
+    m = nn.LSTM(5, 8, 2, bidirectional=True).eval()
     inputs = [torch.randn(30, b + 1, 5) for b in range(5)]
     expected, wrong = [m(x)[0].detach() for x in inputs], []
 
@@ -293,10 +293,10 @@ class Translator(torch_nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = torch_nn.Embedding(20, 6)
-        self.encoder = nn.LSTM(6, 5, 2, bidirectional=True, batch_first=True)
-        self.decoder = nn.GRU(16, 5, batch_first=True, gradient_clip=1.0)
-        self.query = torch_nn.Linear(5, 10)
-        self.mix = nn.SLSTM(5, 8, num_heads=2, batch_first=True, zoneout=0.1)
+        self.encoder = nn.LSTM(6, 8, 2, bidirectional=True, batch_first=True)
+        self.decoder = nn.GRU(22, 8, batch_first=True, gradient_clip=1.0)
+        self.query = torch_nn.Linear(8, 16)
+        self.mix = nn.SLSTM(8, 8, num_heads=2, batch_first=True, zoneout=0.1)
         self.out = torch_nn.Linear(8, 20)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

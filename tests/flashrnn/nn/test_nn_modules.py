@@ -242,6 +242,7 @@ def test_docstrings_show_what_runs(name) -> None:
     space: dict = {"flashrnn": flashrnn}
     exec(lines[0], space)
     B, T = (2, 3)
+    space["rnn"].backend = "reference"  # compiles no kernels for sizes that nobody else has
     space["x"] = torch.zeros((B, T, 128) if space["rnn"].batch_first else (T, B, 128))
     exec(lines[1], space)
     said = re.findall(r"\b(\w+) \[([^]]+)\]", lines[1])
