@@ -46,10 +46,11 @@ class TorchLayout(Recurrent):
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
         """The cell's bias [G * hidden_size] from torch.nn's two.
 
-        Added as they are: the gradients of two views of them would share memory, and whoever
-        changes one in place (a clip, a scaler, another backward()) would change both.
+        A difference, so that the gradients are computed apart. Those of a sum may be one memory
+        (views of it, or what torch.compile makes of them), and whoever changes one in place, a
+        clip, a scaler or another backward(), would change both.
         """
-        return b_in + b_rec
+        return b_in - (-b_rec)
 
 
 class LSTM(TorchLayout):
