@@ -229,7 +229,16 @@ def _variant(cell: Cell, output_clip: float | None, zoneout: bool, cut: bool) ->
         raise OptionError(f"output_clip={output_clip!r} must be positive and finite, or None")
     if output_clip is None and not zoneout and not cut:
         return cell
-    return variant(cell, output_clip=output_clip, zoneout=zoneout, cut=cut)
+    return _derived(cell.key, output_clip, zoneout, cut)
+
+
+def _derived(key: str, output_clip: float | None, zoneout: bool, cut: bool) -> Cell:
+    return variant(cell_of(key), output_clip=output_clip, zoneout=zoneout, cut=cut)
+
+
+# torch.compile calls it instead of tracing how a cell is made. This is what
+# torch.compiler.assume_constant_result does, which would import all of torch._dynamo.
+_derived._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:

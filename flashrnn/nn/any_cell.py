@@ -15,6 +15,9 @@ from flashrnn.nn.base import Recurrent, Weights
 class RNNLayer(Recurrent):
     """Layers of any cell, called as torch.nn.LSTM is.
 
+        rnn = flashrnn.nn.RNNLayer(128, 256, cell="peephole_lstm", num_heads=4)
+        output, (h, c) = rnn(x)     # x [T, B, 128]; output [T, B, 256]; h, c [1, B, 256]
+
     cell: a cell or its name. Parameters of each direction of each layer, the gates in the cell's
     order: weight_ih [G_w * hidden_size, I], weight_hh [G_r * hidden_size, head_dim]
     ([G_r * hidden_size] for an element-wise recurrence), bias [G * hidden_size], and unit
@@ -71,12 +74,16 @@ class RNNLayer(Recurrent):
         return Weights(W, self._recurrent(r), b, unit, None)
 
     def extra_repr(self) -> str:
-        """The cell, sizes, and every argument that is not its default."""
-        return f"{self.cell.name}, {super().extra_repr()}"
+        """Sizes, and every argument that is not its default; the cell, unless the class says it."""
+        sizes = super().extra_repr()
+        return f"{sizes}, cell={self.cell.name}" if type(self) is RNNLayer else sizes
 
 
 class SLSTM(RNNLayer):
     """sLSTM (Beck et al. 2024, section 2.2): states (h, c, n, m), gates i f z o, heads.
+
+        rnn = flashrnn.nn.SLSTM(128, 256, num_heads=4, batch_first=True)
+        output, (h, c, n, m) = rnn(x)   # x [B, T, 128]; output [B, T, 256]; the states [1, B, 256]
 
     Initialised as in the authors' published code: input weights normal with the deviation
     sqrt(2 / (5 * inputs)) (Nguyen & Salazar 2019), recurrent weights zero, biases zero but for the

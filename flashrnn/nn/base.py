@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from flashrnn.api import BACKENDS
-from flashrnn.errors import ArgumentError, BackendError, InputError, OptionError
+from flashrnn.errors import ArgumentError, BackendError, ExportError, InputError, OptionError
 from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.nn import inputs, stack
 from flashrnn.nn.zoneout import rates
@@ -58,6 +58,7 @@ class Recurrent(torch.nn.Module):
         gradient_clip: float | None = None,
         backend: str = "auto",
     ) -> None:
+        """As the class says. Raises OptionError, ArgumentError and BackendError."""
         super().__init__()
         self.cell = cell
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
@@ -159,6 +160,13 @@ class Recurrent(torch.nn.Module):
         time = 1 if self.batch_first and x.dim() == 2 else 0
         output, new = self(x.unsqueeze(time), state)
         return output.squeeze(time), new
+
+    def __prepare_scriptable__(self) -> None:
+        """torch.jit.script asks for this; raises ExportError, which says what to use instead."""
+        raise ExportError(
+            f"TorchScript cannot express flashrnn.nn.{type(self).__name__}: use torch.export, "
+            "flashrnn.onnx.export or torch.compile; torch.jit.trace works for one kind of input"
+        )
 
     def weights(self, index: int) -> Weights:
         """Direction `index % num_directions` of layer `index // num_directions`."""

@@ -68,11 +68,11 @@ def _direction(
     }
     if V is not None:
         return _projected(module, x, W, R, b, V, before, options)
-    states = torch.stack(before).view(-1, B, 1, N, D) if before else None
+    states = torch.stack(before).view(len(before), B, 1, N, D) if before else None
     h, last = layer(
         x.transpose(0, 1), W, R, b, states, module.cell, parameters, zoneout=keep, **options
     )
-    return h.transpose(0, 1).flatten(2), *(s.reshape(B, -1) for s in last)
+    return h.transpose(0, 1).flatten(2), *(s.reshape(B, N * D) for s in last)
 
 
 def _projected(
@@ -95,8 +95,8 @@ def _projected(
     folded = torch.matmul(R, V)
     if not before:
         h, last = layer(x.transpose(0, 1), W, folded, b, None, module.cell, **options)
-        return _project(V, h.transpose(0, 1)), _project(V, last[0, :, 0]), last[1].reshape(B, -1)
-    h0, c0 = before[0].view(B, N, -1), before[1].view(B, 1, N, D)
+        return _project(V, h.transpose(0, 1)), _project(V, last[0, :, 0]), last[1].reshape(B, N * D)
+    h0, c0 = before[0].view(B, N, V.shape[1]), before[1].view(B, 1, N, D)
     Wx = linear(x, W.flatten(0, 2)).unflatten(2, W.shape[:3]).transpose(0, 1)
     first = torch.zeros(B, dtype=torch.int64, device=x.device)  # the step where each begins
     if options["reverse"]:
@@ -108,7 +108,7 @@ def _projected(
     final = _project(V, last[0, :, 0])
     if lengths is not None:  # an empty sequence ends where it begins
         final = torch.where((lengths == 0).to(x.device)[:, None], before[0], final)
-    return _project(V, every[0].transpose(0, 1)), final, last[1].reshape(B, -1)
+    return _project(V, every[0].transpose(0, 1)), final, last[1].reshape(B, N * D)
 
 
 def _project(V: Tensor, h: Tensor) -> Tensor:

@@ -39,19 +39,28 @@ class TorchLayout(Recurrent):
         b = None
         if self.bias:
             b_in, b_rec, *rest = rest
-            b = self._joined_bias(b_in.reshape(-1, N, D), b_rec.reshape(-1, N, D))
+            b = self._joined_bias(b_in, b_rec).reshape(-1, N, D)
         projection = rest[0].reshape(N, -1, D) if rest else None
         return Weights(w.reshape(-1, N, D, w.shape[1]), self._recurrent(r), b, None, projection)
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
-        """The cell's bias [G, N, D] from torch.nn's two."""
-        return b_in + b_rec
+        """The cell's bias [G * hidden_size] from torch.nn's two.
+
+        A difference, so that the gradients are computed apart. Those of a sum may be one memory
+        (views of it, or what torch.compile makes of them), and whoever changes one in place, a
+        clip, a scaler or another backward(), would change both.
+        """
+        return b_in - (-b_rec)
 
 
 class LSTM(TorchLayout):
     """torch.nn.LSTM on fused kernels; gates i f g o, states (h, c).
 
-    Arguments as torch.nn.LSTM's (proj_size: Sak et al. 2014), and:
+        rnn = flashrnn.nn.LSTM(128, 256, num_layers=2, batch_first=True)
+        output, (h, c) = rnn(x)     # x [B, T, 128]; output [B, T, 256]; h, c [2, B, 256]
+
+    Arguments, parameters (weight_ih_l0 [4 * hidden_size, input_size], ...), initialisation and the
+    call are torch.nn.LSTM's (proj_size: Sak et al. 2014); see `forward` and `step`. And:
     num_heads: heads that do not mix in the recurrence; weight_hh is [4 * hidden_size, head_dim]
     (weight_hr [proj_size, head_dim]). zoneout: the rate at which units keep their state, one
     number or (that of h, that of c) (Krueger et al. 2017). recurrent_dropout: the rate at which
@@ -87,9 +96,13 @@ class LSTM(TorchLayout):
 
 
 class GRU(TorchLayout):
-    """torch.nn.GRU on fused kernels; gates r z n, its reset gate after the product.
+    """torch.nn.GRU on fused kernels; gates r z n, its reset gate after the product; state h.
 
-    Arguments as torch.nn.GRU's; the others as in `LSTM`, zoneout one number.
+        rnn = flashrnn.nn.GRU(128, 256, bidirectional=True)
+        output, h = rnn(x)          # x [T, B, 128]; output [T, B, 512]; h [2, B, 256]
+
+    Arguments, parameters and the call are torch.nn.GRU's; the others as in `LSTM`, zoneout one
+    number. Raises as `LSTM`.
     """
 
     def __init__(
@@ -123,13 +136,18 @@ class GRU(TorchLayout):
         return super()._recurrent(weight).roll(1, 0)
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
-        return torch.cat((b_rec[2:], b_in[:2] + b_rec[:2], b_in[2:]))  # n_rec r z n_in
+        two = 2 * self.hidden_size
+        return torch.cat((b_rec[two:], b_in[:two] + b_rec[:two], b_in[two:]))  # n_rec r z n_in
 
 
 class RNN(TorchLayout):
     """torch.nn.RNN on fused kernels: the Elman network, with nonlinearity "tanh" or "relu".
 
-    Arguments as torch.nn.RNN's; the others as in `LSTM`, zoneout one number.
+        rnn = flashrnn.nn.RNN(128, 256)
+        output, h = rnn(x)          # x [T, B, 128]; output [T, B, 256]; h [1, B, 256]
+
+    Arguments, parameters and the call are torch.nn.RNN's; the others as in `LSTM`, zoneout one
+    number. Raises as `LSTM`.
     """
 
     def __init__(

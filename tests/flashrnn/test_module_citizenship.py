@@ -12,6 +12,7 @@ from problems import problem
 
 import flashrnn
 from flashrnn import options
+from flashrnn.api import BACKENDS
 from flashrnn.cells import gru, slstm
 from flashrnn.errors import BackendError
 
@@ -97,14 +98,34 @@ ASKED = {
 }
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("name", options.CARRIED)
+def test_the_table_of_options_is_what_runs(name, backend, monkeypatch) -> None:
+    """A back end in the table gives what the reference gives, and not what it is without."""
+    if backend == "triton":
+        pytest.importorskip("triton", reason="Triton is not installed")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backend in options.CARRIED[name]
+    asked = {name: ASKED[name]}
+    p = problem(gru, 2, 3, 1, 4, torch.float32)
+
+    def results(backend, **rest):
+        every, last = flashrnn.flashrnn(**p, function=gru, backend=backend, **rest)
+        loss = 9 * every.square().sum() + last.sum()
+        return every, last, *torch.autograd.grad(loss, list(p.values()))
+
+    expected, without = results("reference", **asked), results("reference")
+    got = results(backend, **asked)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert any(not torch.allclose(a, b, rtol=1e-2) for a, b in zip(got, without, strict=True))
+
+
 @pytest.mark.parametrize("name", options.CARRIED)
 def test_an_option_that_a_back_end_lacks_is_an_error(name, monkeypatch) -> None:
     p = {k: v.detach() for k, v in problem(gru, 2, 3, 1, 4, torch.float32).items()}
     x, W = torch.randn(2, 3, 5), torch.randn(3, 1, 4, 5)
     weights = (p["R"], p["b"], p["states"], gru)
-    # the table says no more than what runs; test_triton_interpreter.py holds Triton to it
-    for backend in set(options.CARRIED[name]) - {"triton"}:
-        flashrnn.flashrnn(**p, function=gru, backend=backend, **{name: ASKED[name]})
     monkeypatch.setitem(options.CARRIED, name, ("reference",))
     words = f"backend='cpu' does not carry the option {name}; these do: reference"
     with pytest.raises(BackendError, match=words):

@@ -1,6 +1,7 @@
 """The torch.library operators: schemas, fake tensors, autograd, torch.compile."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,8 +34,36 @@ def test_opcheck(cell, rest) -> None:
     need = [True, True, True, parameters is not None, True]
     backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, need, *rest)
     torch.library.opcheck(ops.recurrence_backward, backward)
-    x, w = torch.randn(2, 3, 6).double(), torch.randn(len(cell.input), 2, 5, 6).double()
-    torch.library.opcheck(ops.layer, (x.requires_grad_(), w, *plain[1:], *rest))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+@pytest.mark.parametrize("rest", [(None, math.inf, False, False), ([2, 0], 0.5, True, True)])
+def test_opcheck_of_a_layer(cell, rest) -> None:
+    _, *weights, key = operator_arguments(cell)
+    x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(len(cell.input), 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    rest = (key, None if rest[0] is None else torch.tensor(rest[0]), *rest[1:])
+    ops = torch.ops.flashrnn
+    torch.library.opcheck(ops.layer, (x, w, *weights, *rest))
+    plain = [None if t is None else t.detach() for t in (x, w, *weights)]
+    if rest[1] is not None:  # what is saved of steps that a row lacks is never written
+        rest = (key, torch.tensor([3, 3]), *rest[2:])
+    torch.library.opcheck(ops.layer_training, (*plain, *rest))
+    states, last, saved = ops.layer_training(*plain, *rest)
+    d_h = torch.ones(2, 3, 2, 5, dtype=torch.float64)
+    x, w, r, _, parameters, initial = plain
+    for need in ([True] * 4 + [parameters is not None, True], [False, True] + [False] * 4):
+        backward = (x, w, r, parameters, initial, states, saved, d_h, last, need, *rest)
+        torch.library.opcheck(ops.layer_backward, backward)
+
+
+def test_every_operator_is_checked() -> None:
+    """By torch.library.opcheck, in some test."""
+    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("flashrnn::")]
+    assert len(names) >= 6
+    tests = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("*.py"))
+    missing = [n for n in names if f"opcheck(ops.{n.removeprefix('flashrnn::')}," not in tests]
+    assert not missing
 
 
 @pytest.mark.parametrize("order", ["batch-major", "time-major"])

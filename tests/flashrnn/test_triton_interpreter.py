@@ -259,6 +259,7 @@ def test_opcheck(cell) -> None:
     ops = torch.ops.flashrnn
     torch.library.opcheck(ops.triton_recurrence, (wx, r, b, p.get("parameters"), initial, *rest))
     plain = [None if x is None else x.detach() for x in (wx, r, b, p.get("parameters"), initial)]
+    torch.library.opcheck(ops.triton_training, (*plain, *rest))
     states, last, saved = ops.triton_training(*plain, *rest)
     need = [True, True, True, bool(cell.parameters), True]
     backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, need, *rest)

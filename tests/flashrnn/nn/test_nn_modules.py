@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -227,7 +228,45 @@ def test_parameters_may_be_replaced_and_parametrized() -> None:
 
 def test_repr_names_what_is_not_a_default() -> None:
     assert repr(nn.LSTM(3, 4)) == "LSTM(3, 4)"
-    assert repr(nn.SLSTM(3, 4, 2, num_heads=2)) == "SLSTM(slstm, 3, 4, num_layers=2, num_heads=2)"
+    assert repr(nn.SLSTM(3, 4, 2, num_heads=2)) == "SLSTM(3, 4, num_layers=2, num_heads=2)"
+    assert repr(nn.RNNLayer(3, 4, cell="gru", bias=False)) == "RNNLayer(3, 4, bias=False, cell=gru)"
     assert repr(nn.GRU(3, 4, zoneout=0.1, gradient_clip=1.0, recurrent_dropout=0.2)) == (
         "GRU(3, 4, recurrent_dropout=0.2, gradient_clip=1.0, zoneout=(0.1,))"
     )
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "SLSTM", "RNNLayer"])
+def test_docstrings_show_what_runs(name) -> None:
+    """The lines of code in a class's docstring run, and results have the shapes that they say."""
+    lines = re.findall(r"^ {8}(\S.*)$", getattr(nn, name).__doc__, re.M)
+    space: dict = {"flashrnn": flashrnn}
+    exec(lines[0], space)
+    B, T = (2, 3)
+    space["rnn"].backend = "reference"  # compiles no kernels for sizes that nobody else has
+    space["x"] = torch.zeros((B, T, 128) if space["rnn"].batch_first else (T, B, 128))
+    exec(lines[1], space)
+    said = re.findall(r"\b(\w+) \[([^]]+)\]", lines[1])
+    assert {"x", "output"} < {result for result, _ in said}
+    for result, shape in said:
+        if result in space:
+            assert list(space[result].shape) == eval(f"[{shape}]", {"B": B, "T": T})
+    assert "InputError" in nn.LSTM.forward.__doc__ and "batch_first" in nn.LSTM.forward.__doc__
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.SLSTM])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_a_batch_may_be_empty(make, options) -> None:
+    """As in torch.nn: the last batch of a filtered data set."""
+    m = make(I, 8, **options)
+    output, state = m(torch.zeros(T, 0, I, requires_grad=True))
+    assert output.shape == (T, 0, 8 * m.num_directions)
+    states = state if isinstance(state, tuple) else (state,)
+    assert all(s.shape == (m.num_layers * m.num_directions, 0, 8) for s in states)
+    m(torch.zeros(T, 0, I), state)[0].sum().backward()
+    assert all((p.grad == 0).all() for p in m.parameters())
+
+
+def test_an_empty_batch_of_a_projection() -> None:
+    m = nn.LSTM(I, 8, proj_size=3)
+    _, state = m(torch.zeros(T, 0, I))
+    assert m(torch.zeros(T, 0, I), state)[0].shape == (T, 0, 3)

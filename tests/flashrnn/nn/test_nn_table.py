@@ -21,8 +21,15 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(
+    ("layers", "dtype"),
+    [
+        (1, "float32"),
+        (3, "float64"),
+        pytest.param(3, "float32", marks=pytest.mark.slow),
+        pytest.param(1, "float64", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize(
     "flags",
