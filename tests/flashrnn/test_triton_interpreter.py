@@ -103,9 +103,11 @@ def test_cells_of_a_user(cell, dtype) -> None:
 
 @pytest.mark.usefixtures("alternating")
 @pytest.mark.parametrize(("cell", "dtype"), [
-    (lstm, torch.float32), (lstm, torch.bfloat16), (gru, torch.float32), (gru, torch.float16),
-    (slstm, torch.float32), (slstm, torch.bfloat16), (ALL[0], torch.float32),
-    (ALL[2], torch.bfloat16),
+    (lstm, torch.float32), (gru, torch.float16), (slstm, torch.bfloat16), (ALL[0], torch.float32),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (lstm, torch.bfloat16), (gru, torch.float32), (slstm, torch.float32),
+        (ALL[2], torch.bfloat16),
+    )),
 ])  # fmt: skip
 def test_alternating(cell, dtype) -> None:
     check(cell, problem(cell, 3, 4, 2, 20, dtype))
@@ -130,7 +132,7 @@ def run_options(cell, name: str, T: int) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("cell", [lstm, slstm, ALL[0]], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [lstm, ALL[0]], ids=lambda c: c.name)
 def test_options(cell, name) -> None:
     run_options(cell, name, 6)
 
@@ -143,9 +145,18 @@ def test_options_of_every_cell(cell, name, T) -> None:
     run_options(cell, name, T)
 
 
+FEW = [(gru, "lengths"), (gru, "cut"), (ALL[0], "all")]
+
+
 @pytest.mark.usefixtures("alternating")
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("cell", [gru, ALL[0]], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        pytest.param(cell, name, marks=() if (cell, name) in FEW else pytest.mark.slow)
+        for cell, name in itertools.product((gru, ALL[0]), OPTIONS)
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
 def test_options_of_the_alternating_schedule(cell, name) -> None:
     run_options(cell, name, 6)
 
