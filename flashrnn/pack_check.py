@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
-from autotune.compiler_report import tool_version
+from autotune.compiler_report import Report, tool_version
 from autotune.compiling import Job, Run, attempt
 from autotune.gpu import Gpu
 from autotune.registry import Origin, resolve
@@ -72,10 +72,12 @@ def compiling(run: Run, gpu: Gpu) -> Faults:
     """The faults that autotune's compilers find."""
 
     def faults(pairs: Sequence[Pair]) -> Iterator[str]:
-        made = run([job_of(problem, tiling, gpu) for problem, tiling in pairs])
-        for (problem, tiling), result in zip(pairs, made, strict=True):
+        jobs = [job_of(problem, tiling, gpu) for problem, tiling in pairs]
+        for (problem, tiling), job, first in zip(pairs, jobs, run(jobs), strict=True):
+            # a second time where there is no report: it may have been the machine, which was busy
+            made = first if isinstance(first, Report) else next(run([job]))
             candidate = Candidate(tiling.as_config(), 0.0)
-            judged = attempt(TritonKernel(problem, FUSED), gpu, 0, candidate, result)
+            judged = attempt(TritonKernel(problem, FUSED), gpu, 0, candidate, made)
             spilled = judged.report is not None and judged.report.spilled
             yield judged.failure or ("it spills" if spilled else "")
 

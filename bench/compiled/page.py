@@ -10,7 +10,8 @@ from bench.compiled.results import Results, Row, errors, largest_fused, share, t
 def page(results: Results) -> str:
     """The whole page."""
     return "\n".join([*_head(results), *_figures(results.rows), *_largest(results.rows),
-                      *_tables(results.rows), *_limits(results.rows)]) + "\n"  # fmt: skip
+                      *_tables(results.rows), *_limits(results.rows),
+                      *_wrong(results.rows)]) + "\n"  # fmt: skip
 
 
 def figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -31,6 +32,8 @@ def figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 def _head(results: Results) -> list[str]:
     names = ", ".join(f"{name} {number}" for name, number in results.versions.items())
+    products = dict.fromkeys((row.case.sm, row.case.device) for row in results.rows)
+    gpus = ", ".join(f"{device} for sm_{sm}" for sm, device in products)
     return [
         "# Tilings for GPUs, held against the compiler",
         "",
@@ -38,7 +41,7 @@ def _head(results: Results) -> list[str]:
         "solver chooses a tiling by the cost model; it is right if the kernel compiles, launches",
         "and spills nothing. Where it is not, the next candidates are compiled.",
         "",
-        f"{results.date}, {names}.",
+        f"{results.date}, {names}. One GPU stands for each architecture: {gpus}.",
         "",
     ]
 
@@ -134,6 +137,23 @@ def _limits(rows: Sequence[Row]) -> list[str]:
     for reason, cases in forced.items():
         lines.append(f"- {reason}: {len(cases)} kernels, among them {cases[0]}")
     return lines
+
+
+def _wrong(rows: Sequence[Row]) -> list[str]:
+    """What is left after the report: the best candidate, and what is wrong with it."""
+    lines = []
+    for row in rows:
+        if row.right_after:
+            continue
+        actual, told = row.chosen["actual"], row.chosen["failure"]
+        if not told:
+            step = (actual["step"] or {}).get("local load", 0)
+            told = (
+                f"spills {actual['spill_store_bytes']} bytes and loads them with {step} "
+                f"of the {sum((actual['step'] or {}).values())} instructions of a step"
+            )
+        lines.append(f"- {row.case} {row.direction}, best of {row.tried}: {told}")
+    return ["", "## Not right after the report", "", *lines] if lines else []
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ from flashrnn.tiling.triton import (
     tiling_of,
     tilings,
 )
+from flashrnn.tiling.triton_needs import holds_r
 
 VERSION = 1
 SHIPPED = Path(__file__).parent
@@ -96,8 +97,11 @@ def programs_of(dims: Dims) -> int:
 def lookup(problem: TritonProblem, gpu: Gpu) -> Found | None:
     """The tiling of the user's pack for this GPU, else of the shipped one; None without.
 
+    None too where the installed Triton does not keep R in registers: packs are for one that does.
     Never raises: a pack that is damaged or of another version is ignored with a CacheWarning.
     """
+    if not holds_r():
+        return None
     for path in (cache_directory() / "packs" / f"{gpu.key}.json", SHIPPED / f"{gpu.key}.json"):
         pack = _read(path)
         if pack is None or pack.fingerprint != gpu.fingerprint:

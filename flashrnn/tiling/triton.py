@@ -167,7 +167,8 @@ def fused_model(problem: TritonProblem, gpu: Gpu) -> Model:
     warps = m.int_var("num_warps", WARPS)
     # deeper pipelines of loads only added shared memory to every kernel that was compiled
     m.int_var("num_stages", [1])
-    held = m.int_var("gates_in_registers", range(G + 1) if problem.tensor_cores else [0])
+    holds = problem.tensor_cores and needs.holds_r()
+    held = m.int_var("gates_in_registers", range(G + 1) if holds else [0])
     if G and problem.tensor_cores:
         m.add(
             (warps * UNITS_PER_WARP <= d) & ((d > FEWEST_UNITS) | (warps == 1)),
@@ -223,9 +224,11 @@ def _registers(
 
 
 def _shared_bytes(problem: TritonProblem, b: Operand, d: Operand, held: Operand) -> Operand:
-    two = problem.tensor_cores and problem.direction != BACKWARD
-    item = problem.dtype.bytes
-    return needs.shared_bytes(problem.products, held, item, b, d, operands=2 if two else 1)
+    if problem.direction == BACKWARD:  # an older Triton passes each gate's gradient on its own
+        operands = 1 if needs.holds_r() else problem.products + 1
+    else:
+        operands = 2 if problem.tensor_cores else 1
+    return needs.shared_bytes(problem.products, held, problem.dtype.bytes, b, d, operands=operands)
 
 
 def fused_cost(problem: TritonProblem, tiling: FusedTiling, gpu: Gpu) -> float:

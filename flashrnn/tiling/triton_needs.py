@@ -2,14 +2,17 @@
 
 Both are written in operations that integers and constrint's expressions share. The shared memory
 follows from how Triton 3.9 lays products out and was exact in every kernel that was compiled for
-this page. Registers are a fit to what ptxas took for sm_80 with a cap on registers, from the
-structure of a cell: what lives at once in its pointwise part, its states, R's part of a thread.
+this page; for Triton 3.6 to 3.8 it is a bound. Registers are a fit to what ptxas took for sm_80
+with a cap on registers, from the structure of a cell: what lives at once in its pointwise part, its
+states, R's part of a thread.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 
 from constrint import Expression, largest_of, smallest_of
 from constrint.expression import Operand
@@ -20,6 +23,20 @@ WARP = 32
 # Beyond, the assembler moves values around for fewer registers: of each further one that the
 # formula counts, it takes a part.
 SQUEEZED_FROM, SQUEEZED_PART = 200, 45  # registers, percent
+
+
+# Triton before this version moves R back into shared memory, whatever a kernel does to hold it.
+HOLDS_R = (3, 9)
+
+
+@lru_cache(maxsize=1)
+def holds_r() -> bool:
+    """Whether the installed Triton keeps R in registers; without any, as the newest does."""
+    try:
+        installed = version("triton")
+    except PackageNotFoundError:
+        return True
+    return tuple(int(number) for number in re.findall(r"\d+", installed)[:2]) >= HOLDS_R
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def row(head_dim: int, first: dict[str, Any], chosen: dict[str, Any], tried: int
 ROWS = (
     row(16, attempt(registers=90), attempt()),
     row(32, attempt(spill=16), attempt(), tried=2),
-    row(64, attempt(seconds=None), attempt(seconds=None), tried=6),
+    row(64, attempt(seconds=None), {**attempt(seconds=None), "failure": "it hangs"}, tried=6),
 )
 FORCED = replace(row(128, attempt(), attempt()), schedule="alternating", forced_by="registers")
 
@@ -56,7 +56,7 @@ def test_the_figures() -> None:
 
 def test_the_page() -> None:
     text = page.page(Results({"triton": "3.9.0"}, "2026-11-25", (*ROWS, FORCED)))
-    assert "2026-11-25, triton 3.9.0." in text
+    assert "2026-11-25, triton 3.9.0. One GPU stands for each architecture: l4 for sm_89." in text
     assert "| right at first choice | 50.0% |" in text
     assert "| lstm | bfloat16 | forward | 32 |" in text
     assert "| lstm | 16 | forward | 4w 90 > 100, 2 > 2 |" in text
@@ -64,6 +64,11 @@ def test_the_page() -> None:
     assert "| lstm | 64 | forward | 4w 100 > 100, 2 > 2, none right |" in text
     assert "| lstm | 128 | forward | alternating |" in text
     assert "- registers: 1 kernels, among them lstm bfloat16 D=128 sm_89 forward" in text
+    assert "- lstm bfloat16 D=64 sm_89 forward, best of 6: it hangs" in text
+    kept = attempt(spill=12)
+    kept["actual"]["step"] = {"fma": 99, "local load": 1}
+    text = page.page(Results({}, "", (row(96, kept, kept, tried=2),)))
+    assert "best of 2: spills 12 bytes and loads them with 1 of the 100 instructions" in text
 
 
 @pytest.fixture

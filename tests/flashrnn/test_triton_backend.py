@@ -48,6 +48,40 @@ def test_a_missing_triton_is_told(monkeypatch) -> None:
         flashrnn(**p, backend="triton")
 
 
+BLOCKED = """
+import sys, warnings
+warnings.simplefilter("error")
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *where: None if name == "triton" else find(name, *where)
+import torch, flashrnn, autotune, autotune.cli, bench.cli, flashrnn.cli
+x, r = torch.zeros(1, 2, 4, 1, 3), torch.zeros(4, 1, 3, 3)
+print(flashrnn.flashrnn(x, r)[0].shape, flashrnn.choose_backend(x).backend)
+try:
+    flashrnn.flashrnn(x, r, backend="triton")
+except flashrnn.BackendError as error:
+    print(error)
+print(autotune.cli.main(["compile", "lstm", "--device", "l4"]))
+print(flashrnn.cli.main(["pack", "--device", "l4", "--cells", "elman", "--output", sys.argv[1]]))
+"""
+
+
+def test_without_triton_everything_else_works_and_asking_for_it_is_told(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    run, told, compiled, _, packed = done.stdout.splitlines()
+    assert run == "torch.Size([2, 1, 2, 1, 3]) cpu"
+    assert told.startswith('backend="triton" needs the package triton, which is not installed')
+    assert "pip install 'flashrnn-compiler[triton]'" in told
+    assert (compiled, packed) == ("1", "0")
+    assert done.stderr.startswith("autotune: ")
+    assert "pip install 'flashrnn-compiler[triton]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_auto_leaves_cpu_tensors_to_the_cpu() -> None:
     x = torch.zeros(2, 3, 4, 1, 8)
     assert choose_backend(x).backend == "cpu"

@@ -7,12 +7,13 @@ import pytest
 import torch
 from problems import cast, problem, results, run
 from test_options import OPTIONS, chosen
-from test_triton_interpreter import ALL, DTYPES, LIBRARY, MATRIX, name_of
+from test_triton_interpreter import ALL, DTYPES, LIBRARY, MATRIX, check_shape, name_of
 
 from flashrnn import choose_backend, flashrnn
 from flashrnn.cells import gru, lstm, slstm
 from flashrnn.runtime import triton_kernels
-from flashrnn.tiling.triton import AlternatingTiling, Chosen
+from flashrnn.runtime.triton_kernels import Selected
+from flashrnn.tiling.triton import AlternatingTiling
 from flashrnn.tolerance import compare
 
 pytestmark = [
@@ -44,14 +45,14 @@ def check(cell, arguments) -> None:
 @pytest.mark.parametrize("cell", [*LIBRARY, *ALL], ids=name_of)
 def test_matrix(cell, dtype) -> None:
     for shape in MATRIX:
-        check(cell, problem(cell, *shape, dtype))
+        check_shape(check, cell, shape, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("D", [96, 128, 300])
 @pytest.mark.parametrize("cell", LIBRARY, ids=name_of)
 def test_large_heads(cell, D, dtype) -> None:
-    check(cell, problem(cell, 33, 12, 2, D, dtype))
+    check_shape(check, cell, (33, 12, 2, D), dtype)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -82,7 +83,7 @@ def test_the_schedules_agree(cell, monkeypatch) -> None:
     fused = run(cell, p, "triton")
     monkeypatch.setattr(triton_kernels, "_plans", {})
     tiling = AlternatingTiling(b_per_program=4, d_per_program=64, num_warps=2)
-    monkeypatch.setattr(triton_kernels.tiling, "choose", lambda *_: Chosen(tiling))
+    monkeypatch.setattr(triton_kernels, "select", lambda *_: Selected(tiling, "test"))
     alternating = run(cell, p, "triton")
     for name, value in fused.items():
         torch.testing.assert_close(alternating[name], value, rtol=1e-4, atol=1e-4)
