@@ -70,9 +70,10 @@ def chosen_for_scan(backend: str, x: torch.Tensor, name: str) -> str:
     if backend not in SCAN_BACKENDS:
         raise BackendError(f"backend={backend!r} does not exist; choose one of {SCAN_BACKENDS}")
     on_cpu = x.device.type == "cpu"
+    kernel = x.real if x.dtype == torch.complex64 else x  # a complex number is a pair
     if backend == "auto" and x.is_cuda:
         try:
-            check_triton(x, name)
+            check_triton(kernel, name)
         except FlashRNNError:
             return "reference"
         return "triton"
@@ -81,7 +82,7 @@ def chosen_for_scan(backend: str, x: torch.Tensor, name: str) -> str:
     if backend == "cpu":
         scanned_dtype_of(x.dtype)
     if backend == "triton":
-        check_triton(x, name)
+        check_triton(kernel, name)
     if backend != "auto":
         return backend
     try:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from autotune import cache
+from flashrnn.emit.scan import ATTENTION
 from flashrnn.emit.triton_scan_attention import emit_scan_attention
+from flashrnn.emit.triton_scan_linear import emit_scan_linear
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_kernels import device_of
 from flashrnn.runtime.triton_launch import on_device
@@ -86,12 +88,16 @@ def source_of(
     problem: TritonScanProblem, chosen: TritonScanTiling, *, interpreted: bool = False
 ) -> str:
     """The Triton module for this tiling."""
-    shared = {
+    shared: dict[str, Any] = {
+        "D": problem.width,
         "t_per_block": chosen.t_per_block,
         "d_per_program": chosen.d_per_program,
+        "interpreted": interpreted,
     }
-    return emit_scan_attention(
-        problem.direction, problem.storage, D=problem.width, **shared, interpreted=interpreted
+    if problem.kind == ATTENTION:
+        return emit_scan_attention(problem.direction, problem.storage, **shared)
+    return emit_scan_linear(
+        problem.direction, problem.storage, is_complex=problem.is_complex, **shared
     )
 
 
