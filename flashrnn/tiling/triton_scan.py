@@ -40,6 +40,8 @@ FORWARD_WORDS, BACKWARD_WORDS = 256, 128
 # Of the cost model, none of them measured: cycles that a program waits in one block, and the
 # seconds of a launch.
 BLOCK_CYCLES, LAUNCH_SECONDS = 2000.0, 4e-6
+# The part of the shorter one that the longer one of memory and latencies does not hide.
+OVERLAP = 0.1
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def cost(config: Mapping[str, int], problem: TritonScanProblem, gpu: Gpu) -> flo
     launches = LAUNCH_SECONDS * (1 if chunks == 1 else 3)
     join = chunks * BLOCK_CYCLES / 2 if chunks > 1 else 0.0
     chain = (blocks * block + join) / (gpu.clock_mhz * 1e6)
-    return max(moved / gpu.memory_bytes_per_second, chain) + launches
+    memory = moved / gpu.memory_bytes_per_second
+    return max(memory, chain) + OVERLAP * min(memory, chain) + launches
 
 
 @lru_cache(maxsize=1024)
