@@ -21,8 +21,9 @@ from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import BACKWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.tiling.triton import compiler_options
-from flashrnn.tiling.triton_needs import WARP
+from flashrnn.tiling.triton_needs import WARP, largest
 
+FLOAT_BYTES = 4
 # Rows of the smallest product, and channels of its operands.
 FEWEST = 16
 CHANNELS = (16, 32, 64, 128)
@@ -144,8 +145,15 @@ def _registers(problem: TritonScanProblem, t: Operand, d: Operand, warps: Operan
 
 
 def _shared_bytes(problem: TritonScanProblem, t: Operand, d: Operand) -> Operand:
-    """The operands of the product: a triangle and a tile in float32; else what a sum passes by."""
-    return (t * t + t * d) * 4 if problem.kind == ATTENTION else 0
+    """What passes through on its way to a product: a triangle of weights and a tile, in float32.
+
+    One at a time forward, both backward beside a row of sums. Not what sums over many warps take.
+    """
+    if problem.kind != ATTENTION:
+        return 0
+    if problem.direction == BACKWARD:
+        return (t * t + t * d + d) * FLOAT_BYTES
+    return largest(t * t, t * d) * FLOAT_BYTES
 
 
 def cost(config: Mapping[str, int], problem: TritonScanProblem, gpu: Gpu) -> float:
