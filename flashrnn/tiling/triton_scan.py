@@ -33,11 +33,11 @@ LINEAR_STEPS = (4, 8, 16)
 WARPS = (1, 2, 4, 8)
 # So many chunks at most, that the pass which joins them stays short; of at least so many steps.
 MOST_CHUNKS, SHORTEST_CHUNK = 1024, 64
-# Of a tile in one thread.
-MOST_NUMBERS = 16
+# Of a tile in one thread: at 16, attention's kernels spilled.
+MOST_NUMBERS, LINEAR_NUMBERS = 8, 16
 # Operands of a product in one thread, its numbers times the terms of each: at twice it, kernels
-# spilled.
-FORWARD_WORDS, BACKWARD_WORDS = 256, 128
+# took all registers, and some spilled.
+MOST_WORDS = 128
 # Of the cost model, none of them measured: cycles that a program waits in one block, and the
 # seconds of a launch.
 BLOCK_CYCLES, LAUNCH_SECONDS = 2000.0, 4e-6
@@ -108,10 +108,10 @@ def model(problem: TritonScanProblem, gpu: Gpu) -> Model:
     m.int_var("t_per_chunk", _chunks(problem.T))
     warps = m.int_var("num_warps", WARPS)
     numbers = t * d if attention else t * d * _numbers(problem)
-    m.add(numbers <= MOST_NUMBERS * WARP * warps, name="numbers of a tile per thread")
+    most = MOST_NUMBERS if attention else LINEAR_NUMBERS
+    m.add(numbers <= most * WARP * warps, name="numbers of a tile per thread")
     if attention:
-        words = BACKWARD_WORDS if problem.direction == BACKWARD else FORWARD_WORDS
-        m.add(t * t * d <= words * WARP * warps, name="words per thread of a product")
+        m.add(t * t * d <= MOST_WORDS * WARP * warps, name="words per thread of a product")
         m.add(t * d >= 2 * WARP * warps, name="two numbers of a tile for every thread")
     else:
         m.add(d >= WARP * warps, name="a channel for every thread")
