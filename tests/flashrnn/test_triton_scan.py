@@ -240,7 +240,7 @@ def test_the_schedule_follows_from_the_length_and_the_rows() -> None:
     assert chunks("h100-sxm", 4096, 4096) == 1
     assert chunks("h100-sxm", 1, 64) == 1
     assert chunks("h100-sxm", 8, 65536) >= 16
-    assert chunks("l4", 64, 4096) < chunks("h100-sxm", 64, 4096)
+    assert chunks("l4", 32, 16384) < chunks("h100-sxm", 32, 16384)
 
 
 def test_a_plan_serves_lengths_up_to_the_next_power_of_two(monkeypatch) -> None:
