@@ -82,8 +82,8 @@ def test_opcheck() -> None:
         a, b, h0 = problem((2, 5, 3), dtype)
         ops = torch.ops.flashrnn
         torch.library.opcheck(ops.triton_linear_scan, (a, b, h0, True))
-        a, b, h0 = a.detach(), b.detach(), h0.detach()
-        torch.library.opcheck(ops.triton_linear_scan_backward, (a, b, b, h0, False))
+    a, b, h0 = (x.detach() for x in problem((2, 5, 3), FLOAT32))
+    torch.library.opcheck(ops.triton_linear_scan_backward, (a, b, b, h0, False))
 
 
 def attention_loop(q, k, v, prefix, decay, state):
