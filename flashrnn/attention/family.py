@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from autotune.device import Cpu
+from autotune.gpu import Gpu
 from autotune.space import Check, Comparison, Config, Options, Runner, Tunable
 from flashrnn.attention.scan import scan_attention
-from flashrnn.dtypes import SCANNED
+from flashrnn.attention.triton_tunable import TritonScanKernel
+from flashrnn.dtypes import GPU_BY_NAME, SCANNED
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import scan_attention as operators
 from flashrnn.runtime import scan_launch
+from flashrnn.runtime.triton_scan import rounded
 from flashrnn.scan_reference import ScanState
 from flashrnn.scan_reference import attention_reference as reference
 from flashrnn.tiling import scan
 from flashrnn.tiling.scan import ScanProblem, ScanTiling
+from flashrnn.tiling.triton_scan import TritonScanProblem
 from flashrnn.tolerance import Comparison as Measured
 from flashrnn.tolerance import compare, worst
 
@@ -146,10 +150,7 @@ class ScanFamily:
         return "scan-attention"
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--batch", type=_positive, default=1, help="B (1)")
-        parser.add_argument("--time", type=_positive, default=4096, help="T (4096)")
-        parser.add_argument("--heads", type=_positive, default=8, help="N (8)")
-        parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
+        _add_sizes(parser)
         parser.add_argument("--dtype", choices=sorted(SCANNED), default="float32")
 
     def tunables(self, options: Options) -> list[Tunable[Cpu]]:
@@ -160,6 +161,23 @@ class ScanFamily:
                 scan_launch.problem_of(ATTENTION, direction, dtype, False, B, T, N, D, threads),
                 B,
                 T,
+            )
+            for direction in (FORWARD, BACKWARD)
+        ]
+
+    def add_gpu_arguments(self, parser: argparse._ArgumentGroup) -> None:
+        _add_sizes(parser)
+        parser.add_argument("--dtype", choices=sorted(GPU_BY_NAME), default="bfloat16")
+
+    def gpu_tunables(self, options: Options, device: Gpu) -> list[TritonScanKernel]:
+        B, T, N, D = _sizes(options)
+        dtype = GPU_BY_NAME[str(options["dtype"])]
+        return [
+            TritonScanKernel(
+                TritonScanProblem(ATTENTION, direction, dtype, False, B * N, rounded(T), D),
+                B,
+                T,
+                N,
             )
             for direction in (FORWARD, BACKWARD)
         ]
@@ -200,6 +218,13 @@ def eager_composite(s: Tensor, v: Tensor) -> Tensor:
     shift = s.amax(1, keepdim=True).detach()
     weighted = ((s - shift).exp().unsqueeze(-1) * v).cumsum(1)
     return weighted * (shift - s.logcumsumexp(1)).exp().unsqueeze(-1)
+
+
+def _add_sizes(parser: argparse._ArgumentGroup) -> None:
+    parser.add_argument("--batch", type=_positive, default=1, help="B (1)")
+    parser.add_argument("--time", type=_positive, default=4096, help="T (4096)")
+    parser.add_argument("--heads", type=_positive, default=8, help="N (8)")
+    parser.add_argument("--head-dim", type=_positive, default=64, help="D (64)")
 
 
 def _sizes(options: Options) -> tuple[int, int, int, int]:

@@ -21,6 +21,7 @@ def linear_attention(
     prefix: tuple[Tensor, Tensor] | None = None,
     decay: Tensor | None = None,
     state: Tensor | None = None,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(decay_t) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t, in time O(T).
 
@@ -32,7 +33,8 @@ def linear_attention(
 
     Returns (o [B, T, N, V], state after the last step). Not normalised: for a denominator append
     a column of ones to v and divide by the last channel. Gradients to all, of any order.
-    Raises ShapeError, DtypeError, DeviceError.
+    Within chunks it is products of torch's, on any device; backend: that of the `linear_scan`
+    between them. Raises ShapeError, DtypeError, DeviceError, BackendError.
 
     Arora et al., "Just read twice", 2024, section 4 (prefix); Dao and Gu, "Transformers are SSMs",
     2024, section 6 (the scalar decay and the chunks).
@@ -63,7 +65,7 @@ def linear_attention(
         whole = sums[..., -1].exp().transpose(1, 2)[..., None, None]
     o = (qs @ ks.mT * weights) @ vs
     added = (ks * to_end).mT @ vs
-    after = linear_scan(whole, added.transpose(1, 2), start)
+    after = linear_scan(whole, added.transpose(1, 2), start, backend=backend)
     before = torch.cat((start.unsqueeze(1), after[:, :-1]), 1).transpose(1, 2)
     o = o + (qs * from_start) @ before
     return o.flatten(2, 3)[:, :, :T].transpose(1, 2).to(v.dtype), after[:, -1]

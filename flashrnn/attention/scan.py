@@ -7,13 +7,14 @@ from itertools import pairwise
 import torch
 
 from flashrnn.dtypes import SCANNED, arithmetic, scanned_dtype_of
-from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
-from flashrnn.runtime.scan_attention import scan_attention as run
+from flashrnn.errors import DeviceError, DtypeError, ShapeError
+from flashrnn.runtime.scan_attention import scan_attention as on_cpu
+from flashrnn.runtime.triton_check import chosen_for_scan
+from flashrnn.runtime.triton_scan_attention import scan_attention as by_triton
 from flashrnn.scan_reference import ScanState
 from flashrnn.scan_reference import attention_reference as reference
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "cpu", "reference")
 
 
 def scan_attention(
@@ -37,14 +38,18 @@ def scan_attention(
     Returns (o [B, T, N, D], o_t = sum of softmax(s_1 … s_t) v; state after the last step). A prefix
     that is empty or masked throughout gives o = 0. Gradients flow to scores, v and the state from
     both results; what the last state's maximum receives goes to the score that attained it first.
-    Deterministic. backend: "cpu", "reference" (O(T^2), any device, gradients of any order) or
-    "auto": "cpu" for tensors on a CPU. Raises ShapeError, DtypeError, DeviceError, BackendError.
+    Deterministic. backend: "cpu"; "triton" (float32, bfloat16, float16 on an NVIDIA GPU);
+    "reference" (O(T^2), any device, gradients of any order); or "auto": "cpu" for tensors on a
+    CPU, "triton" for CUDA tensors that it takes, else "reference". Raises ShapeError, DtypeError,
+    DeviceError, BackendError.
 
     Feng et al., "Attention as an RNN", 2024, section 3.
     """
     state, cu_seqlens = _checked(scores, v, state, cu_seqlens)
-    if _chosen(backend, v) == "reference":
+    chosen = chosen_for_scan(backend, v, "v")
+    if chosen == "reference":
         return reference(scores, v, state, cu_seqlens=cu_seqlens, reverse=reverse)
+    run = by_triton if chosen == "triton" else on_cpu
     o, m, u, w = run(scores, v, state, cu_seqlens, bool(reverse), True)
     return o, ScanState(m, u, w)
 
@@ -63,9 +68,11 @@ def attention_reduce(
     errors as there.
     """
     state, cu_seqlens = _checked(scores, v, state, cu_seqlens)
-    if _chosen(backend, v) == "reference":
+    chosen = chosen_for_scan(backend, v, "v")
+    if chosen == "reference":
         last = reference(scores, v, state, cu_seqlens=cu_seqlens)[1]
     else:
+        run = by_triton if chosen == "triton" else on_cpu
         last = ScanState(*run(scores, v, state, cu_seqlens, False, False)[1:])
     return last.output().to(v.dtype), last
 
@@ -83,18 +90,6 @@ def step(
             raise ShapeError(f"{name} must have {rank} dimensions, got {shape}")
     o, last = scan_attention(s_t.unsqueeze(1), v_t.unsqueeze(1), state, backend=backend)
     return o.squeeze(1), last
-
-
-def _chosen(backend: str, v: Tensor) -> str:
-    if backend not in BACKENDS:
-        raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
-    if backend == "auto":
-        return "cpu" if v.device.type == "cpu" and v.dtype in _storage() else "reference"
-    if backend == "cpu" and v.device.type != "cpu":
-        raise DeviceError(f'backend="cpu" needs CPU tensors, v is on {v.device}')
-    if backend == "cpu":
-        scanned_dtype_of(v.dtype)
-    return backend
 
 
 def _storage() -> set[torch.dtype]:

@@ -56,7 +56,7 @@ def minimum(x, y):
 _USES = {"log_sigmoid": ("minimum",)}
 
 # Triton's interpreter (3.8, 3.9) multiplies bfloat16 operands wrongly and truncates to bfloat16.
-_STORED = '''
+STORED = '''
 @triton.jit
 def stored(x):
     """float32 in the storage type, to nearest even."""
@@ -66,7 +66,7 @@ def stored(x):
         x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
     return x.to(storage)
 '''
-_PRODUCT = '''
+PRODUCT = '''
 @triton.jit
 def product(x, y):
     """x @ y, accumulated in float32."""
@@ -80,10 +80,18 @@ def header(
     program: Program, what: str, dtype: Dtype, precision: str, interpreted: bool,
     constants: Mapping[str, int],
 ) -> str:  # fmt: skip
-    """The top of a module: where it comes from, and its constexpr lines."""
+    """The top of a cell's module: where it comes from, and its constexpr lines."""
+    title = f"{program.cell.name}, {what}, {dtype.name}: generated from the cell's equations."
+    return module_header(title, dtype, precision, interpreted, constants)
+
+
+def module_header(
+    title: str, dtype: Dtype, precision: str, interpreted: bool, constants: Mapping[str, int]
+) -> str:
+    """The top of any module: what it is, and its constexpr lines."""
     tiling = "\n".join(f"{name} = tl.constexpr({value})" for name, value in constants.items())
     return f'''\
-"""{program.cell.name}, {what}, {dtype.name}: generated from the cell's equations."""
+"""{title}"""
 
 import triton
 import triton.language as tl
@@ -103,7 +111,7 @@ def primitives(program: Program, direction: str, *, products: bool) -> str:
         wanted |= {"minimum", "maximum"}  # gradient_clip
     wanted |= {u for op in wanted for u in _USES.get(op, ())}
     text = [source for name, source in _PRIMITIVES.items() if name in wanted]
-    return "\n".join([*text, _STORED, *([_PRODUCT] if products else [])])
+    return "\n".join([*text, STORED, *([PRODUCT] if products else [])])
 
 
 def input_name(node: Expression) -> str:
@@ -181,10 +189,10 @@ def _number(value: float) -> str:
     return repr(value) if math.isfinite(value) else f'float("{value}")'
 
 
-def kernel(arguments: list[str], numbers: list[str], body: list[str]) -> str:
-    """The function `run`."""
+def kernel(arguments: list[str], numbers: list[str], body: list[str], name: str = "run") -> str:
+    """The function of that name."""
     listed = ", ".join(f'"{n}"' for n in numbers)
     return (
         f"\n@triton.jit(do_not_specialize=[{listed}])\n"
-        f"def run({', '.join(arguments)}):\n" + indent("\n".join(body), "    ") + "\n"
+        f"def {name}({', '.join(arguments)}):\n" + indent("\n".join(body), "    ") + "\n"
     )

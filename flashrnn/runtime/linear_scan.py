@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,12 +35,12 @@ def _empty(like: Tensor, B: int, T: int) -> Tensor:
     return empty_rows(like, storage, (C,))
 
 
-def _initial(h0: OptionalTensor, b: Tensor) -> OptionalTensor:
+def initial_of(h0: OptionalTensor, b: Tensor) -> OptionalTensor:
     """h0 as the kernels read it: in the type of the arithmetic."""
-    return None if h0 is None else h0.to(_state_dtype(b)).contiguous()
+    return None if h0 is None else h0.to(state_dtype(b)).contiguous()
 
 
-def _state_dtype(b: Tensor) -> torch.dtype:
+def state_dtype(b: Tensor) -> torch.dtype:
     return b.dtype if b.is_complex() else arithmetic(scanned_dtype_of(b.dtype)).torch
 
 
@@ -47,7 +48,7 @@ def _cpu(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
     (a, of_a), (b, of_b) = rows_of(a), rows_of(b)
     B, T, _ = b.shape
     h, plan = _empty(b, B, T), _plan(FORWARD, b)
-    h0 = _initial(h0, b)
+    h0 = initial_of(h0, b)
     fields = (*of_a, *of_b, address(h0), *rows_of(h)[1])
     plan.run(fields, None, B, T, reverse, (plan.problem.columns,))
     return h
@@ -58,7 +59,7 @@ def _backward_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     (a, of_a), (h, of_h), (d_h, of_d) = rows_of(a), rows_of(h), rows_of(d_h)
     B, T, _ = h.shape
-    plan, h0 = _plan(BACKWARD, h), _initial(h0, h)
+    plan, h0 = _plan(BACKWARD, h), initial_of(h0, h)
     d_a, d_b = _empty(h, B, T), _empty(h, B, T)
     d_h0 = h.new_empty(0) if h0 is None else torch.empty_like(h0)
     out = (*rows_of(d_a)[1], *rows_of(d_b)[1], 0 if h0 is None else d_h0.data_ptr())
@@ -67,64 +68,69 @@ def _backward_cpu(
     return d_a, d_b, d_h0
 
 
-class _LinearScan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
-        h: Tensor = plain(torch.ops.flashrnn.linear_scan.default, _cpu)(a, b, h0, reverse)
-        ctx.save_for_backward(a, b, h0, h)
-        ctx.reverse = reverse
-        return h
+def differentiable(
+    name: str, forward_: Callable[..., Any], backward_: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """The autograd Function of flashrnn::<name>, from its forward and backward implementations."""
 
-    @staticmethod
-    def backward(ctx: Any, d_h: Tensor) -> tuple[OptionalTensor, ...]:
-        *inputs, h = ctx.saved_tensors
-        a, _, h0 = inputs
-        run = plain(torch.ops.flashrnn.linear_scan_backward.default, _backward_cpu)
+    def operator(full: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(torch.ops.flashrnn, full).default
+        return found
 
-        def fused() -> tuple[OptionalTensor, ...]:
-            d_a, d_b, d_h0 = run(a, h, d_h, h0, ctx.reverse)
-            d_h0 = None if h0 is None else d_h0.to(h0.dtype)
-            found = zip((d_a, d_b, d_h0), ctx.needs_input_grad[:3], strict=True)
-            return tuple(d if need else None for d, need in found)
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
+            h: Tensor = plain(operator(name), forward_)(a, b, h0, reverse)
+            ctx.save_for_backward(a, b, h0, h)
+            ctx.reverse = reverse
+            return h
 
-        def slow(a: Tensor, b: Tensor, h0: OptionalTensor) -> tuple[Tensor]:
-            return (linear_reference(a, b, h0, ctx.reverse),)
+        @staticmethod
+        def backward(ctx: Any, d_h: Tensor) -> tuple[OptionalTensor, ...]:
+            *inputs, h = ctx.saved_tensors
+            a, _, h0 = inputs
+            run = plain(operator(f"{name}_backward"), backward_)
 
-        return *higher.gradients(fused, slow, inputs, (d_h,)), None
+            def fused() -> tuple[OptionalTensor, ...]:
+                d_a, d_b, d_h0 = run(a, h, d_h, h0, ctx.reverse)
+                d_h0 = None if h0 is None else d_h0.to(h0.dtype)
+                found = zip((d_a, d_b, d_h0), ctx.needs_input_grad[:3], strict=True)
+                return tuple(d if need else None for d, need in found)
+
+            def slow(a: Tensor, b: Tensor, h0: OptionalTensor) -> tuple[Tensor]:
+                return (linear_reference(a, b, h0, ctx.reverse),)
+
+            return *higher.gradients(fused, slow, inputs, (d_h,)), None
+
+    return Function
 
 
-def _fake_rows(like: Tensor) -> Tensor:
+def rows_like(like: Tensor) -> Tensor:
     B, T, C = like.shape
     if like.stride(0) < like.stride(1) and B > 1 and T > 1:
         return like.new_empty((T, B, C)).transpose(0, 1)
     return like.new_empty((B, T, C))
 
 
-def _fake(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
-    return _fake_rows(b)
+def fake(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
+    return rows_like(b)
 
 
-def _backward_fake(
+def backward_fake(
     a: Tensor, h: Tensor, d_h: Tensor, h0: OptionalTensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d_h0 = h.new_empty(0) if h0 is None else h0.new_empty(h0.shape, dtype=_state_dtype(h))
-    return _fake_rows(h), _fake_rows(h), d_h0
+    d_h0 = h.new_empty(0) if h0 is None else h0.new_empty(h0.shape, dtype=state_dtype(h))
+    return rows_like(h), rows_like(h), d_h0
 
 
-define(
-    "linear_scan",
-    "(Tensor a, Tensor b, Tensor? h0, bool reverse) -> Tensor",
-    _cpu,
-    _fake,
-    _LinearScan,
-)
-define(
-    "linear_scan_backward",
+SCHEMA = "(Tensor a, Tensor b, Tensor? h0, bool reverse) -> Tensor"
+BACKWARD_SCHEMA = (
     "(Tensor a, Tensor h, Tensor d_h, Tensor? h0, bool reverse) -> "
-    "(Tensor d_a, Tensor d_b, Tensor d_h0)",
-    _backward_cpu,
-    _backward_fake,
+    "(Tensor d_a, Tensor d_b, Tensor d_h0)"
 )
+_LinearScan = differentiable("linear_scan", _cpu, _backward_cpu)
+define("linear_scan", SCHEMA, _cpu, fake, _LinearScan)
+define("linear_scan_backward", BACKWARD_SCHEMA, _backward_cpu, backward_fake)
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:

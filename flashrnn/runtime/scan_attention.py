@@ -6,6 +6,7 @@ the arithmetic; G is the batch, or the number of packed sequences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from flashrnn.tiling.scan import BLOCK_ROWS
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
+State = tuple[Tensor, Tensor, Tensor]
 Fields = tuple[int, ...]
 NOWHERE = (0, 0, 0)
 
@@ -34,11 +36,11 @@ def slots(sequences: int, T: int, packed: bool) -> int:
 def forward_into(
     scores: Tensor,
     v: Tensor,
-    state: tuple[Tensor, Tensor, Tensor] | None,
+    state: State | None,
     offsets: OptionalTensor,
     reverse: bool,
     o: OptionalTensor,
-    last: tuple[Tensor, Tensor, Tensor],
+    last: State,
     saved: OptionalTensor,
     plan: ScanPlan | None = None,
 ) -> None:
@@ -47,7 +49,7 @@ def forward_into(
     Every step of scores, v and o is contiguous; states altogether. plan: which kernel, None for
     the tuned or the cheapest one.
     """
-    sequences, _, longest = _sizes(scores, offsets)
+    sequences, _, longest = sizes(scores, offsets)
     plan = plan or _plan(FORWARD, v, sequences, longest)
     _run(
         plan,
@@ -59,21 +61,21 @@ def forward_into(
 def backward_into(
     scores: Tensor,
     v: Tensor,
-    state: tuple[Tensor, Tensor, Tensor] | None,
+    state: State | None,
     offsets: OptionalTensor,
     reverse: bool,
     o: OptionalTensor,
-    last: tuple[Tensor, Tensor, Tensor],
+    last: State,
     saved: Tensor,
     d_o: OptionalTensor,
-    d_last: tuple[Tensor, Tensor, Tensor] | None,
+    d_last: State | None,
     d_scores: Tensor,
     d_v: Tensor,
-    d_state: tuple[Tensor, Tensor, Tensor] | None,
+    d_state: State | None,
     plan: ScanPlan | None = None,
 ) -> None:
     """The backward kernel on tensors that exist; o counts only with d_o."""
-    sequences, _, longest = _sizes(scores, offsets)
+    sequences, _, longest = sizes(scores, offsets)
     plan = plan or _plan(BACKWARD, v, sequences, longest)
     _run(
         plan,
@@ -84,7 +86,7 @@ def backward_into(
     )  # fmt: skip
 
 
-def _sizes(scores: Tensor, offsets: OptionalTensor) -> tuple[int, int, int]:
+def sizes(scores: Tensor, offsets: OptionalTensor) -> tuple[int, int, int]:
     """Sequences, steps of a row of the batch, and the longest sequence."""
     B, T = scores.shape[:2]
     if offsets is None:
@@ -114,13 +116,11 @@ def _rows(x: OptionalTensor) -> Fields:
     return NOWHERE if x is None else (x.data_ptr(), x.stride(0), x.stride(1))
 
 
-def _state(state: tuple[Tensor, Tensor, Tensor] | None) -> Fields:
+def _state(state: State | None) -> Fields:
     return NOWHERE if state is None else tuple(x.data_ptr() for x in state)
 
 
-def _together(
-    m: OptionalTensor, u: OptionalTensor, w: OptionalTensor
-) -> tuple[Tensor, Tensor, Tensor] | None:
+def together(m: OptionalTensor, u: OptionalTensor, w: OptionalTensor) -> State | None:
     if m is None or u is None or w is None:
         return None
     return m.contiguous(), u.contiguous(), w.contiguous()
@@ -140,21 +140,21 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     scores, v = rows_of(scores)[0], rows_of(v)[0]
     storage, (N, D) = scanned_dtype_of(v.dtype), v.shape[2:]
-    sequences, T, _ = _sizes(scores, offsets)
+    sequences, T, _ = sizes(scores, offsets)
     real = arithmetic(storage)
     o = empty_rows(v, storage, (N, D)) if every else v.new_empty(0)
-    last = _empty_state(v, sequences)
+    last = empty_state(v, sequences)
     saved = v.new_empty(
         (slots(sequences, T, offsets is not None), 2, N) if save else (0,), dtype=real.torch
     )
     forward_into(
-        scores, v, _together(m, u, w), offsets, reverse, o if every else None, last,
+        scores, v, together(m, u, w), offsets, reverse, o if every else None, last,
         saved if save else None,
     )  # fmt: skip
     return o, *last, saved
 
 
-def _empty_state(v: Tensor, sequences: int) -> tuple[Tensor, Tensor, Tensor]:
+def empty_state(v: Tensor, sequences: int) -> State:
     real, (N, D) = arithmetic(scanned_dtype_of(v.dtype)).torch, v.shape[2:]
     shapes = ((sequences, N), (sequences, N), (sequences, N, D))
     m, u, w = (v.new_empty(shape, dtype=real) for shape in shapes)
@@ -190,13 +190,9 @@ def _backward_cpu(
     scores, v = rows_of(scores)[0], rows_of(v)[0]
     storage, (N, D) = scanned_dtype_of(v.dtype), v.shape[2:]
     d_scores, d_v = empty_rows(scores, storage, (N,)), empty_rows(v, storage, (N, D))
-    state, last = _together(m, u, w), (last_m, last_u, last_w)
-    d_state = None if state is None else _empty_state(v, last_m.shape[0])
-    d_last = None
-    if d_m is not None or d_u is not None or d_w is not None:
-        given = zip((d_m, d_u, d_w), last, strict=True)
-        filled = (torch.zeros_like(x) if d is None else d.contiguous() for d, x in given)
-        d_last = _together(*filled)
+    state, last = together(m, u, w), (last_m, last_u, last_w)
+    d_state = None if state is None else empty_state(v, last_m.shape[0])
+    d_last = filled((d_m, d_u, d_w), last)
     d_o = None if d_o is None else rows_of(d_o)[0]
     backward_into(
         scores, v, state, offsets, reverse, o, last, saved, d_o, d_last, d_scores, d_v, d_state
@@ -205,43 +201,62 @@ def _backward_cpu(
     return d_scores, d_v, *(d_state or (none, none, none))
 
 
-class _ScanAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        run = plain(torch.ops.flashrnn.scan_attention_training.default, _training_cpu)
-        o, m, u, w, saved = run(*inputs)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:6], o, m, u, w, saved)
-        ctx.reverse, ctx.every = inputs[6:]
-        if not ctx.every:
-            ctx.mark_non_differentiable(o)
-        return o, m, u, w
+def filled(d: tuple[OptionalTensor, ...], last: State) -> State | None:
+    """The last state's gradients, zeros where one is None; None where all are."""
+    if all(x is None for x in d):
+        return None
+    given = zip(d, last, strict=True)
+    return together(*(torch.zeros_like(x) if d is None else d.contiguous() for d, x in given))
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: OptionalTensor) -> tuple[OptionalTensor, ...]:
-        *inputs, offsets, o, m, u, w, saved = ctx.saved_tensors
-        d_o, *d_last = gradients
-        if not ctx.every:
-            d_o = None
-        need = ctx.needs_input_grad[:5]
-        if d_o is None and all(d is None for d in d_last):
-            return (None,) * 8
-        run = plain(torch.ops.flashrnn.scan_attention_backward.default, _backward_cpu)
 
-        def fused() -> tuple[OptionalTensor, ...]:
-            found = run(*inputs, offsets, ctx.reverse, o, m, u, w, saved, d_o, *d_last)
-            return tuple(d if n else None for d, n in zip(found, need, strict=True))
+def differentiable(
+    name: str, training: Callable[..., Any], backward_: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """The autograd Function of flashrnn::<name>, from its training and backward implementations."""
 
-        def slow(
-            scores: Tensor, v: Tensor, m: OptionalTensor, u: OptionalTensor, w: OptionalTensor
-        ) -> tuple[Tensor, ...]:
-            state = None if m is None or u is None or w is None else ScanState(m, u, w)
-            every, last = attention_reference(
-                scores, v, state, cu_seqlens=offsets, reverse=ctx.reverse
-            )
-            return every, *last
+    def operator(what: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(torch.ops.flashrnn, f"{name}_{what}").default
+        return found
 
-        return *higher.gradients(fused, slow, inputs, (d_o, *d_last)), None, None, None
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            run = plain(operator("training"), training)
+            o, m, u, w, saved = run(*inputs)
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*inputs[:6], o, m, u, w, saved)
+            ctx.reverse, ctx.every = inputs[6:]
+            if not ctx.every:
+                ctx.mark_non_differentiable(o)
+            return o, m, u, w
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: OptionalTensor) -> tuple[OptionalTensor, ...]:
+            *inputs, offsets, o, m, u, w, saved = ctx.saved_tensors
+            d_o, *d_last = gradients
+            if not ctx.every:
+                d_o = None
+            need = ctx.needs_input_grad[:5]
+            if d_o is None and all(d is None for d in d_last):
+                return (None,) * 8
+            run = plain(operator("backward"), backward_)
+
+            def fused() -> tuple[OptionalTensor, ...]:
+                found = run(*inputs, offsets, ctx.reverse, o, m, u, w, saved, d_o, *d_last)
+                return tuple(d if n else None for d, n in zip(found, need, strict=True))
+
+            def slow(
+                scores: Tensor, v: Tensor, m: OptionalTensor, u: OptionalTensor, w: OptionalTensor
+            ) -> tuple[Tensor, ...]:
+                state = None if m is None or u is None or w is None else ScanState(m, u, w)
+                every, last = attention_reference(
+                    scores, v, state, cu_seqlens=offsets, reverse=ctx.reverse
+                )
+                return every, *last
+
+            return *higher.gradients(fused, slow, inputs, (d_o, *d_last)), None, None, None
+
+    return Function
 
 
 def _training_fake(
@@ -256,13 +271,13 @@ def _training_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (B, T, N, _), packed = v.shape, offsets is not None
     sequences = offsets.shape[0] - 1 if offsets is not None else B
-    state = _empty_state(v, sequences)
-    o = _fake_rows(v) if every else v.new_empty(0)
+    state = empty_state(v, sequences)
+    o = rows_like(v) if every else v.new_empty(0)
     saved = v.new_empty((slots(sequences, T, packed), 2, N), dtype=state[0].dtype)
     return o, *state, saved
 
 
-def _fake_rows(like: Tensor) -> Tensor:
+def rows_like(like: Tensor) -> Tensor:
     B, T, *tail = like.shape
     if like.stride(0) < like.stride(1) and B > 1 and T > 1:
         return like.new_empty((T, B, *tail)).transpose(0, 1)
@@ -273,40 +288,30 @@ def _fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _training_fake(*inputs)[:4]
 
 
-def _backward_fake(scores: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    state = _empty_state(v, rest[6].shape[0])
+def backward_fake(scores: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    state = empty_state(v, rest[6].shape[0])
     none = tuple(v.new_empty(0) for _ in state)
-    return _fake_rows(scores), _fake_rows(v), *(none if rest[0] is None else state)
+    return rows_like(scores), rows_like(v), *(none if rest[0] is None else state)
 
 
 _INPUTS = "Tensor scores, Tensor v, Tensor? m, Tensor? u, Tensor? w, Tensor? offsets, bool reverse"
 _LAST = "Tensor last_m, Tensor last_u, Tensor last_w"
-define(
-    "scan_attention",
-    f"({_INPUTS}, bool every) -> (Tensor o, {_LAST})",
-    _cpu,
-    _fake,
-    _ScanAttention,
-)
-define(
-    "scan_attention_training",
-    f"({_INPUTS}, bool every) -> (Tensor o, {_LAST}, Tensor saved)",
-    _training_cpu,
-    _training_fake,
-)
-define(
-    "scan_attention_backward",
+SCHEMA = f"({_INPUTS}, bool every) -> (Tensor o, {_LAST})"
+TRAINING_SCHEMA = f"({_INPUTS}, bool every) -> (Tensor o, {_LAST}, Tensor saved)"
+BACKWARD_SCHEMA = (
     f"({_INPUTS}, Tensor o, {_LAST}, Tensor saved, Tensor? d_o, Tensor? d_m, Tensor? d_u, "
-    "Tensor? d_w) -> (Tensor d_scores, Tensor d_v, Tensor d_m0, Tensor d_u0, Tensor d_w0)",
-    _backward_cpu,
-    _backward_fake,
+    "Tensor? d_w) -> (Tensor d_scores, Tensor d_v, Tensor d_m0, Tensor d_u0, Tensor d_w0)"
 )
+_ScanAttention = differentiable("scan_attention", _training_cpu, _backward_cpu)
+define("scan_attention", SCHEMA, _cpu, _fake, _ScanAttention)
+define("scan_attention_training", TRAINING_SCHEMA, _training_cpu, _training_fake)
+define("scan_attention_backward", BACKWARD_SCHEMA, _backward_cpu, backward_fake)
 
 
 def scan_attention(
     scores: Tensor,
     v: Tensor,
-    state: tuple[Tensor, Tensor, Tensor] | None,
+    state: State | None,
     offsets: OptionalTensor,
     reverse: bool,
     every: bool,

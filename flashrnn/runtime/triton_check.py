@@ -6,8 +6,9 @@ import torch
 
 from autotune.errors import NoGpu, UnknownArchitecture
 from flashrnn.dims import Dims
+from flashrnn.dtypes import scanned_dtype_of
 from flashrnn.emit.triton import TRAINING
-from flashrnn.errors import BackendError, DeviceError, FlashRNNError
+from flashrnn.errors import BackendError, DeviceError, DtypeError, FlashRNNError
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.registry import unsupported_transform
@@ -19,37 +20,76 @@ from flashrnn.tiling.triton import FusedTiling, TritonProblem, choose
 OLDEST = 80
 
 
-def check_triton(Wx: torch.Tensor) -> None:
-    """Raise DtypeError, DeviceError or BackendError where backend="triton" cannot run."""
+def check_triton(x: torch.Tensor, name: str = "Wx") -> None:
+    """Raise DtypeError, DeviceError or BackendError where backend="triton" cannot run on x.
+
+    name: what the messages call x.
+    """
     transform = unsupported_transform()
     if transform is not None:
         raise BackendError(
             f'fused kernels do not carry {transform}; backend="reference" carries all of torch\'s'
         )
-    gpu_dtype_of(Wx.dtype)
+    gpu_dtype_of(x.dtype, name)
     require()
-    if Wx.device.type == "cpu":
+    if x.device.type == "cpu":
         if not interpreting():
             raise DeviceError(
-                'backend="triton" needs tensors on an NVIDIA GPU, Wx is on the CPU; '
+                f'backend="triton" needs tensors on an NVIDIA GPU, {name} is on the CPU; '
                 "TRITON_INTERPRET=1 runs its kernels there, slowly, to check them"
             )
         return
-    if not Wx.is_cuda:
-        raise DeviceError(f'backend="triton" needs tensors on an NVIDIA GPU, Wx is on {Wx.device}')
+    if not x.is_cuda:
+        raise DeviceError(
+            f'backend="triton" needs tensors on an NVIDIA GPU, {name} is on {x.device}'
+        )
     if interpreting():
         raise BackendError(
             "TRITON_INTERPRET=1 is set, which is for CPU tensors; unset it to run on the GPU"
         )
     try:
-        sm = device_of(Wx).sm
+        sm = device_of(x).sm
     except (NoGpu, UnknownArchitecture) as error:
-        raise BackendError(f'backend="triton" cannot run on {Wx.device}: {error}') from error
+        raise BackendError(f'backend="triton" cannot run on {x.device}: {error}') from error
     if sm < OLDEST:
         raise BackendError(
-            f'backend="triton" needs compute capability {OLDEST / 10} or later, {Wx.device} has '
+            f'backend="triton" needs compute capability {OLDEST / 10} or later, {x.device} has '
             f'{sm / 10}; backend="reference" runs on any device'
         )
+
+
+SCAN_BACKENDS = ("auto", "cpu", "triton", "reference")
+
+
+def chosen_for_scan(backend: str, x: torch.Tensor, name: str) -> str:
+    """The back end of a scan of x: "cpu", "triton" or "reference".
+
+    Raises BackendError, DeviceError or DtypeError where the one that was asked for cannot run;
+    name: what the messages call x.
+    """
+    if backend not in SCAN_BACKENDS:
+        raise BackendError(f"backend={backend!r} does not exist; choose one of {SCAN_BACKENDS}")
+    on_cpu = x.device.type == "cpu"
+    kernel = x.real if x.dtype == torch.complex64 else x  # a complex number is a pair
+    if backend == "auto" and x.is_cuda:
+        try:
+            check_triton(kernel, name)
+        except FlashRNNError:
+            return "reference"
+        return "triton"
+    if backend == "cpu" and not on_cpu:
+        raise DeviceError(f'backend="cpu" needs CPU tensors, {name} is on {x.device}')
+    if backend == "cpu":
+        scanned_dtype_of(x.dtype)
+    if backend == "triton":
+        check_triton(kernel, name)
+    if backend != "auto":
+        return backend
+    try:
+        scanned_dtype_of(x.dtype)
+    except DtypeError:
+        return "reference"
+    return "cpu" if on_cpu else "reference"
 
 
 def triton_choice(Wx: torch.Tensor, cell: Cell) -> tuple[bool, str]:

@@ -145,12 +145,12 @@ def precision_of(dtype: torch.dtype) -> str:
     return TF32 if asked == "tf32" else IEEE
 
 
-def gpu_dtype_of(dtype: torch.dtype) -> Dtype:
-    """The table's row; DtypeError where no Triton kernel carries it."""
+def gpu_dtype_of(dtype: torch.dtype, name: str = "Wx") -> Dtype:
+    """The table's row; DtypeError where no Triton kernel carries it. name: of the tensor."""
     for known in GPU_BY_NAME.values():
         if known.torch == dtype:
             return known
     raise DtypeError(
-        f'backend="triton" has kernels for {", ".join(GPU_BY_NAME)}, Wx is {dtype}; '
+        f'backend="triton" has kernels for {", ".join(GPU_BY_NAME)}, {name} is {dtype}; '
         'backend="reference" takes any dtype'
     )

@@ -39,9 +39,9 @@ def _packed_or_none(x: Tensor | None) -> Tensor | None:
     return None if x is None else _packed(x)
 
 
-def _strides(x: Tensor, D: int) -> list[int]:
-    """Strides in rows of D numbers, the last dimension's left out."""
-    return [s // D for s in x.stride()[:-1]]
+def strides(x: Tensor) -> list[int]:
+    """Strides in rows of the last dimension, which is left out."""
+    return [s // x.shape[-1] for s in x.stride()[:-1]]
 
 
 def saved_shape(cell: Cell, states: Tensor) -> tuple[int, ...]:
@@ -72,11 +72,11 @@ def forward(
     _, B, T, N, D = states.shape
     wx = in_rows(wx)
     sizes = (B, T, N, int(options.reverse))
-    tensors = (wx, *_strides(wx, D))
-    outputs = (states, *_strides(states, D))
+    tensors = (wx, *strides(wx))
+    outputs = (states, *strides(states))
     r, bias, initial = _packed(r), _packed(bias), _packed(initial)
     weights, lengths = _packed_or_none(weights), _on(lengths, wx)
-    with _device(wx):
+    with on_device(wx):
         if isinstance(plan.tiling, FusedTiling):
             plan.launch(
                 (B, N, D), *tensors, r, bias, weights, initial, *outputs, last, saved, lengths,
@@ -125,11 +125,11 @@ def backward(
     d_inputs: tuple[Any, ...] = (None, 0, 0, 0, 0)
     if d_states is not None:
         d_states = in_rows(d_states)
-        d_inputs = (d_states, *_strides(d_states, D))
-    inputs = (states, *_strides(states, D), saved, *d_inputs)
-    outputs = (d_gates, *_strides(d_gates, D))
+        d_inputs = (d_states, *strides(d_states))
+    inputs = (states, *strides(states), saved, *d_inputs)
+    outputs = (d_gates, *strides(d_gates))
     cut = options.gradient_cut or not cell.product_gates
-    with _device(states):
+    with on_device(states):
         if isinstance(plan.tiling, FusedTiling):
             tiles = -(-B // plan.tiling.b_per_program)
             sums = states.new_empty((tiles, K, N, D), dtype=torch.float32) if K else None
@@ -172,6 +172,6 @@ def _on(lengths: Tensor | None, like: Tensor) -> Tensor | None:
     return None if lengths is None else lengths.to(like.device)
 
 
-def _device(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+def on_device(like: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Kernels go to the current device, which may be another than the tensors'."""
     return torch.cuda.device(like.device) if like.is_cuda else contextlib.nullcontext()

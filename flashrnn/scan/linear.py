@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from flashrnn.dtypes import scanned_dtype_of
-from flashrnn.errors import BackendError, DeviceError, DtypeError, ShapeError
-from flashrnn.runtime.linear_scan import linear_scan as run
+from flashrnn.errors import DeviceError, DtypeError, ShapeError
+from flashrnn.runtime.linear_scan import linear_scan as on_cpu
+from flashrnn.runtime.triton_check import chosen_for_scan
+from flashrnn.runtime.triton_linear_scan import linear_scan as by_triton
 from flashrnn.scan_reference import linear_reference
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "cpu", "reference")
 
 
 def linear_scan(
@@ -30,18 +30,17 @@ def linear_scan(
     last step to the first, h_t = a_t h_{t+1} + b_t.
 
     Returns h [B, T, ...]; the last state is h[:, -1] (h[:, 0] with reverse). Gradients flow to a, b
-    and h0; those of complex numbers follow torch's convention. Deterministic. backend: "cpu",
-    "reference" (a loop over T, any device, gradients of any order) or "auto": "cpu" for tensors on
-    a CPU. Raises ShapeError, DtypeError, DeviceError, BackendError.
+    and h0; those of complex numbers follow torch's convention. Deterministic. backend: "cpu";
+    "triton" (float32, complex64, bfloat16, float16 on an NVIDIA GPU); "reference" (a loop over T,
+    any device, gradients of any order); or "auto": "cpu" for tensors on a CPU, "triton" for CUDA
+    tensors that it takes, else "reference". Raises ShapeError, DtypeError, DeviceError,
+    BackendError.
     """
     _check(a, b, h0)
-    if backend not in BACKENDS:
-        raise BackendError(f"backend={backend!r} does not exist; choose one of {BACKENDS}")
-    if backend == "reference" or (backend == "auto" and b.device.type != "cpu"):
+    chosen = chosen_for_scan(backend, b, "b")
+    if chosen == "reference":
         return linear_reference(a, b, h0, reverse)
-    if b.device.type != "cpu":
-        raise DeviceError(f'backend="cpu" needs CPU tensors, b is on {b.device}')
-    scanned_dtype_of(b.dtype)
+    run = by_triton if chosen == "triton" else on_cpu
     B, _, *rest = b.shape
     h = run(
         _flat(a.expand(b.shape)), b.flatten(2) if rest else b.unsqueeze(2),

@@ -91,7 +91,7 @@ def shared_bytes(
         return 0
     passing = _smallest(held, 1) * (gate + tile)
     staying = _smallest(gates - held, 1) * (operands - 1) * tile + (gates - held) * gate + tile
-    return _largest(passing, staying)
+    return largest(passing, staying)
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +115,7 @@ def _smallest(x: Operand, y: Operand) -> Operand:
     return min(x, y)
 
 
-def _largest(x: Operand, y: Operand) -> Operand:
+def largest(x: Operand, y: Operand) -> Operand:
     if isinstance(x, Expression) or isinstance(y, Expression):
         return largest_of(x, y)
     return max(x, y)

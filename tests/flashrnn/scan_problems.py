@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from flashrnn.attention import ScanState, scan_attention
-from flashrnn.runtime import scan_launch
+from flashrnn.runtime import scan_launch, triton_scan
+from flashrnn.tiling.triton_scan import TritonScanTiling
 
 NAMES = ("o", "m", "u", "w", "d_scores", "d_v", "d_m0", "d_u0", "d_w0")
 DOUBLE = torch.float64
@@ -82,6 +83,20 @@ def tiling(monkeypatch, **changes) -> Iterator[None]:
         m.setattr("flashrnn.runtime.linear_scan.plan_for", plan_for)
         m.setattr(scan_launch, "PARALLEL_NUMBERS", 0)
         yield
+
+
+@contextmanager
+def triton_tiling(monkeypatch, t_per_block=16, d_per_program=32, t_per_chunk=1 << 20) -> Iterator:
+    """Every Triton scan within runs with this tiling; one chunk unless said otherwise."""
+    tiling = TritonScanTiling(t_per_block, d_per_program, t_per_chunk, num_warps=1)
+    with monkeypatch.context() as m:
+        m.setattr(triton_scan, "_plans", {})
+        m.setattr(triton_scan.tiling, "cheapest", lambda *_: tiling)
+        yield
+
+
+def by_triton(s, v, state=None, **options):
+    return scan_attention(s, v, state, **options, backend="triton")
 
 
 def plain(s, v, state=None, **options):

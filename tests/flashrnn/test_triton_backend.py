@@ -118,6 +118,28 @@ def test_auto_takes_the_reference_where_triton_cannot_run(monkeypatch) -> None:
     assert "compute capability 8.0 or later" in choice.reason
 
 
+def test_scans_choose_likewise(monkeypatch) -> None:
+    """ "auto" takes Triton for CUDA tensors that it carries, and says why it cannot if asked."""
+    monkeypatch.setattr(triton_build, "is_installed", lambda: True)
+    gpu(monkeypatch, "h100-sxm")
+    x = on_cuda(2, 3, 4, 64)
+    chosen = triton_check.chosen_for_scan
+    assert chosen("auto", x, "v") == chosen("triton", x, "v") == "triton"
+    assert chosen("auto", x.to(torch.complex64), "b") == "triton"
+    assert chosen("auto", x.double(), "v") == "reference"
+    assert chosen("auto", torch.zeros(1), "v") == "cpu"
+    with pytest.raises(DtypeError, match=r"v is torch.float64"):
+        chosen("triton", x.double(), "v")
+    with pytest.raises(DeviceError, match="v is on cuda"):
+        chosen("cpu", x, "v")
+    with pytest.raises(DeviceError, match="v is on the CPU"):
+        chosen("triton", torch.zeros(1), "v")
+    gpu(monkeypatch, "t4")
+    assert chosen("auto", x, "v") == "reference"
+    with pytest.raises(BackendError, match="compute capability 8"):
+        chosen("triton", x, "v")
+
+
 def test_importing_and_compiling_for_a_cpu_does_not_import_triton() -> None:
     program = (
         "import sys, warnings\n"
