@@ -45,6 +45,8 @@ struct BlockBackward {
   static_assert(Warps * TilesPerWarp >= tiles, "every tile of units has a warp");
   using Gates = Left<Storage, tiles>;  // of one gate; those of R stand one after another
   static constexpr bool dense = Gr > 0;
+  // No tile of this head is padded.
+  static constexpr bool full = D % F::k_units == 0 && Warps * TilesPerWarp == tiles;
   static constexpr int k_tiles = at_least(Gr, 1) * Gates::k_tiles;
   using R = Right<Storage, TilesPerWarp, k_tiles, KHeld>;
   // Shared memory: the gates' gradients twice; weights; R's part per warp.
@@ -115,7 +117,8 @@ struct BlockBackward {
     constexpr int terms = Gates::k_tiles * F::k_units;
     const int g = k / terms, d = k % terms;
     const int p = tile_of(column) * units_per_tile + in_tile;
-    return d < D && p < D ? a.r[((g * a.N + n) * D + d) * D + p] : Storage{};
+    const Storage* of_gate = a.r + (g * a.N + n) * (D * D);
+    return full || (d < D && p < D) ? of_gate[d * D + p] : Storage{};
   }
 
   FLASHRNN_INLINE void load_weights() {

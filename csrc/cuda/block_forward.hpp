@@ -41,6 +41,8 @@ struct BlockForward {
   static constexpr int columns = at_least(Gr, 1) * TilesPerWarp;
   using R = Right<Storage, columns, H::k_tiles, KHeld>;
   static constexpr bool dense = Gr > 0;
+  // No tile of this head is padded.
+  static constexpr bool full = D % F::k_units == 0 && Warps * TilesPerWarp == tiles;
   // Shared memory: h twice; bias and weights; R's part per warp.
   static constexpr int h_bytes = dense ? H::bytes : 0;
   static constexpr int constants_bytes = (G + K) * padded * 4;
@@ -107,7 +109,8 @@ struct BlockForward {
   FLASHRNN_INLINE Storage recurrent(int column, int in_tile, int p) const {
     const int g = column / TilesPerWarp;
     const int d = tile_of(column % TilesPerWarp) * units_per_tile + in_tile;
-    return d < D && p < D ? a.r[((g * a.N + n) * D + d) * D + p] : Storage{};
+    const Storage* of_gate = a.r + (g * a.N + n) * (D * D);
+    return full || (d < D && p < D) ? of_gate[d * D + p] : Storage{};
   }
 
   FLASHRNN_INLINE void load_constants() {

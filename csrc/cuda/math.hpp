@@ -17,22 +17,22 @@ namespace math {
 
 template <class S>
 FLASHRNN_INLINE float exp(float x) {
-  return expf(x);
+  return fast_exp2(x * 1.44269504088896341f);
 }
 
 template <class S>
 FLASHRNN_INLINE float sigmoid(float x) {
-  return 1.0f / (1.0f + expf(-x));
+  return fast_divide(1.0f, 1.0f + exp<S>(-x));
 }
 
 // A continued fraction near 0, where 1 - exp(-2x) would cancel.
 template <class S>
 FLASHRNN_INLINE float tanh(float x) {
-  const float e = expf(-2.0f * fabsf(x)), y = x * x;
+  const float e = exp<S>(-2.0f * fabsf(x)), y = x * x;
   const bool near = fabsf(x) < 0.6f;
   const float far = x < 0.0f ? e - 1.0f : 1.0f - e;
   const float numerator = near ? x * fmaf(y, 105.0f + y, 945.0f) : far;
-  return numerator / (near ? fmaf(y, fmaf(15.0f, y, 420.0f), 945.0f) : 1.0f + e);
+  return fast_divide(numerator, near ? fmaf(y, fmaf(15.0f, y, 420.0f), 945.0f) : 1.0f + e);
 }
 
 // The first where they tie; NaN where either is.
@@ -48,7 +48,7 @@ FLASHRNN_INLINE float minimum(float x, float y) {
 
 template <class S>
 FLASHRNN_INLINE float log_sigmoid(float x) {
-  return minimum<S>(x, 0.0f) - log1pf(expf(-fabsf(x)));
+  return minimum<S>(x, 0.0f) - logf(1.0f + exp<S>(-fabsf(x)));
 }
 
 }  // namespace math

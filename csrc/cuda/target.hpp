@@ -24,6 +24,14 @@ FLASHRNN_INLINE void block_barrier() { __syncthreads(); }
 FLASHRNN_INLINE float from_lane(float x, int distance) {
   return __shfl_xor_sync(0xffffffffu, x, distance);
 }
+// To 2 units in the last place of what is 2^x and x / y; without the slow paths of the exact ones,
+// which would be in every lane's way in every step.
+FLASHRNN_INLINE float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FLASHRNN_INLINE float fast_divide(float x, float y) { return __fdividef(x, y); }
 FLASHRNN_INLINE float as_float(uint32_t bits) { return __uint_as_float(bits); }
 FLASHRNN_INLINE uint32_t as_bits(float x) { return __float_as_uint(x); }
 
