@@ -51,7 +51,7 @@ struct BlockBackward {
   using R = Right<Storage, TilesPerWarp, k_tiles, KHeld>;
   // Shared memory: the gates' gradients twice; weights; R's part per warp.
   static constexpr int gates_bytes = Gr * Gates::bytes;
-  static constexpr int constants_bytes = (K * padded * 4 + 15) / 16 * 16;
+  static constexpr int constants_bytes = K * padded * 4;
   static constexpr int shared_bytes =
       2 * gates_bytes + constants_bytes + (dense ? Warps * R::bytes_per_warp : 0);
 
