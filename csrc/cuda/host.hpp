@@ -156,6 +156,9 @@ FLASHRNN_INLINE int thread_index() { return host::block->current; }
 FLASHRNN_INLINE int block_x() { return host::block->x; }
 FLASHRNN_INLINE int block_y() { return host::block->y; }
 FLASHRNN_INLINE void block_barrier() { host::meet(host::block->meeting); }
+FLASHRNN_INLINE void warp_barrier() {
+  host::meet(host::block->warps[thread_index() / host::warp_size].meeting);
+}
 
 FLASHRNN_INLINE float fast_exp2(float x) { return exp2f(x); }
 FLASHRNN_INLINE float fast_divide(float x, float y) { return x / y; }

@@ -88,6 +88,8 @@ struct Right {
           rest[((k - Held) * Columns + j) * lanes] = {words[0], words[1]};
         }
       }
+      // loads of all of R at once would take more registers than R itself
+      warp_barrier();
     }
   }
 

@@ -21,6 +21,7 @@ FLASHRNN_INLINE int thread_index() { return threadIdx.x; }
 FLASHRNN_INLINE int block_x() { return blockIdx.x; }
 FLASHRNN_INLINE int block_y() { return blockIdx.y; }
 FLASHRNN_INLINE void block_barrier() { __syncthreads(); }
+FLASHRNN_INLINE void warp_barrier() { __syncwarp(); }
 FLASHRNN_INLINE float from_lane(float x, int distance) {
   return __shfl_xor_sync(0xffffffffu, x, distance);
 }

@@ -30,7 +30,7 @@ LEFT_BYTES, RIGHT_BYTES = 512, 256
 # that a warp needs for one unit of the op table's cost.
 STEP_CYCLES, UNIT_CYCLES = 900.0, 0.6
 # Registers beside R's operands and what is counted per tile of units.
-FORWARD_BASE, BACKWARD_BASE = 64, 50
+BASE = 32
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,17 @@ def shared_bytes(problem: CudaProblem, warps: Operand, per_warp: Operand, held: 
 def registers(problem: CudaProblem, per_warp: Operand, held: Operand) -> Operand:
     """Registers per thread that the compiler needs, R's operands included; an estimate.
 
-    Fitted to what NVRTC 13.5 took or spilled for sm_90; docs/cuda.md has the figures. Where there
+    Fitted to where NVRTC 13.5 began to spill for sm_90; docs/cuda.md has the figures. Where there
     are registers to spare the compiler takes more than it needs, which does no harm.
     """
-    fragments = 2 * problem.columns_per_tile * per_warp * held
-    gates, states = len(problem.program.cell.gates), len(problem.program.cell.states)
+    cell = problem.program.cell
+    G, S, K = len(cell.gates), len(cell.states), len(problem.program.weights)
     if problem.direction == BACKWARD:
-        return BACKWARD_BASE + (4 * states + 8 * gates) * per_warp + fragments
-    return FORWARD_BASE + (4 * states + 8 * gates) * per_warp + fragments
+        per_tile = 4 * G + 10 * S + 4 * K + 28
+    else:  # accumulators, Wx of this step and the next, states
+        wx = 4 if problem.dtype.bytes == 2 else 8
+        per_tile = 4 * problem.products + wx * len(cell.input) + 8 * S + 2 * K + 16
+    return BASE + per_tile * per_warp + 2 * problem.columns_per_tile * per_warp * held
 
 
 def predict(problem: CudaProblem, tiling: BlockTiling) -> Prediction:
