@@ -148,7 +148,6 @@ struct BlockBackward {
   FLASHRNN_INLINE void clear(Operand* gates) const {
     constexpr int all = 2 * gates_bytes / int(sizeof(Operand));
     for (int i = thread_index(); i < all; i += Warps * lanes) gates[i] = Operand{{0, 0, 0, 0}};
-    block_barrier();
   }
 
   // From the cotangents of the new states to those of the gates and, R apart, of the states.

@@ -1,4 +1,4 @@
-"""CUDA C++ for the schedules of csrc/cuda: the tiling as constexpr lines, the cell, one entry point.
+"""CUDA C++ for the schedules of csrc/cuda: the tiling as constexpr lines, the cell, one kernel.
 
 The cell is the struct that the CPU's schedules take: its arithmetic is written for a vector type
 S, which is one float32 number per lane here. The file is small and meant to be read.

@@ -37,7 +37,10 @@ def compile_for(problem: CudaProblem, tiling: BlockTiling, sm: int) -> Compiled:
 def compile_source(source: str, sm: int) -> bytes:
     """The cubin of a source that may include csrc/cuda. Errors as `compile_for`."""
     nvrtc = _nvrtc()
-    headers = {f"cuda/{p.name}": p.read_bytes() for p in sorted((source_directory() / "cuda").glob("*.hpp"))}
+    headers = {
+        f"cuda/{p.name}": p.read_bytes()
+        for p in sorted((source_directory() / "cuda").glob("*.hpp"))
+    }
     names = [name.encode() for name in headers]
     program = _checked(
         nvrtc, nvrtc.nvrtcCreateProgram(

@@ -181,7 +181,8 @@ def choose(problem: CudaProblem, gpu: Gpu) -> BlockTiling:
             f"the largest D that fits is {largest(problem, gpu)}"
         ) from error
     tilings = [BlockTiling(**solution) for solution in solved.solutions()]
-    return min(tilings, key=lambda t: (cost(problem, t, gpu), sorted(t.as_config().items())))
+    # among equals the one that reads the least of R from shared memory
+    return min(tilings, key=lambda t: (cost(problem, t, gpu), -t.k_tiles_in_registers, t.warps))
 
 
 def largest(problem: CudaProblem, gpu: Gpu) -> int:

@@ -62,9 +62,7 @@ class HostKernel:
             "_fields_": [(f"f{i}", type(f)) for i, f in enumerate(fields)]
         })  # fmt: skip
         dims = self.problem.dims
-        self._library.execute(
-            ctypes.byref(kind(*fields)), -(-dims.B // 16), dims.N, ORDERS[order]
-        )
+        self._library.execute(ctypes.byref(kind(*fields)), -(-dims.B // 16), dims.N, ORDERS[order])
 
 
 def _field(value: Tensor | int | float | None) -> ctypes._SimpleCData[object]:

@@ -1,60 +1,114 @@
 """The emitted CUDA kernels, executed on this machine, against the float64 reference."""
 
-from __future__ import annotations
-
-import math
+import itertools
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from cuda_host import HostKernel, Sequence
-from problems import Tensors, cast, cotangents, every_cell, problem, run
+from cuda_checks import comparisons, inference, kernel
+from cuda_host import CSRC, ORDERS
+from problems import every_cell
 
+from flashrnn.cells import gru, indrnn, lstm, peephole_lstm, slstm
 from flashrnn.dims import Dims
-from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
-from flashrnn.emit.cuda import BACKWARD, INFERENCE, TRAINING
-from flashrnn.ir.cell import DENSE, Cell
-from flashrnn.options import Options
-from flashrnn.passes.lower import lower
-from flashrnn.runtime.arguments import of_gates
-from flashrnn.tiling.cuda import BlockTiling, CudaProblem
-from flashrnn.tolerance import compare
+from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from flashrnn.emit.cuda import BACKWARD, TRAINING
+from flashrnn.tiling.cuda import shared_bytes
+
+DTYPES = (BFLOAT16, FLOAT16, FLOAT32)
+# B, T, N, D and tiles per warp: sizes of 1, padded tiles of rows and units, odd D.
+SHAPES = (
+    (Dims(17, 3, 2, 48), 2), (Dims(1, 1, 1, 16), 1), (Dims(8, 4, 1, 64), 4), (Dims(3, 4, 2, 13), 1),
+    (Dims(2, 3, 1, 40), 2),
+)  # fmt: skip
+LENGTHS = torch.tensor([3, 0, 1, 2])
+OPTIONS = {
+    "lengths": {"lengths": LENGTHS},
+    "lengths, reverse": {"lengths": LENGTHS, "reverse": True},
+    "reverse, clip": {"reverse": True, "gradient_clip": 0.05},
+    "cut": {"gradient_cut": True},
+}
+SAMPLE = [
+    (lstm, BFLOAT16, 0), (gru, FLOAT16, 3), (slstm, BFLOAT16, 4), (lstm, FLOAT32, 3),
+    (peephole_lstm, BFLOAT16, 1), (indrnn, FLOAT16, 2),
+]  # fmt: skip
 
 
-def tiling_of(p: CudaProblem, per_warp: int, part: int = 2) -> BlockTiling:
-    """With 1/part of R in registers."""
-    return BlockTiling(-(-p.tiles // per_warp), per_warp, p.k_tiles // part)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
 
 
-def kernel(cell: Cell, direction: str, dtype: Dtype, dims: Dims, per_warp: int, folder):
-    p = CudaProblem(lower(cell), direction, dtype, dims)
-    return HostKernel(p, tiling_of(p, per_warp), folder)
+def name_of(value) -> str:
+    return getattr(value, "name", str(value))
 
 
-def check(cell: Cell, dtype: Dtype, dims: Dims, per_warp: int, order: str, folder, **options):
-    """Results and gradients of the sequence by the library's tolerance."""
-    taken = Options(
-        options.get("gradient_clip", math.inf), options.get("gradient_cut", False),
-        options.get("reverse", False),
-    )  # fmt: skip
-    lengths = options.get("lengths")
-    arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
-    exact = _expected(cell, arguments, torch.float64, options)
-    eager = _expected(cell, arguments, dtype.torch, options)
-    made = {d: kernel(cell, d, dtype, dims, per_warp, folder) for d in (TRAINING, BACKWARD)}
-    s = Sequence(lower(cell), dims, arguments)
-    s.forward(made[TRAINING], order, lengths, taken)
-    d_states, d_last = (c.to(dtype.torch) for c in cotangents((s.states, s.last)))
-    s.backward(made[BACKWARD], order, lengths, d_states, d_last, taken)
-    got = {"states": s.states, "last": s.last, "d_states": s.d_initial}
-    got["d_Wx"] = of_gates(s.d_gates, cell.gates, cell.input)
-    if s.d_weights is not None:
-        recurrent = len(cell.recurrent) if cell.recurrence != DENSE else 0
-        got |= {"d_R": s.d_weights.sum(0)[:recurrent]} if recurrent else {}
-        got |= {"d_parameters": s.d_weights.sum(0)[recurrent:]} if cell.parameters else {}
-    for name, x in got.items():
-        result = compare(name, x.to(dtype.torch), exact[name], eager[name])
-        assert result.ok, f"{cell.name} {dtype.name} {dims} {order}: {result}"
+def hold(found) -> None:
+    assert found
+    for result in found:
+        assert result.ok, str(result)
 
 
-def _expected(cell: Cell, arguments: Tensors, dtype: torch.dtype, options) -> Tensors:
-    return run(cell, cast(arguments, dtype), "reference", **options)
+@pytest.mark.parametrize(("cell", "dtype", "shape"), SAMPLE, ids=name_of)
+def test_results_and_gradients(cell, dtype, shape, folder) -> None:
+    dims, per_warp = SHAPES[shape]
+    for order in ORDERS:
+        hold(comparisons(cell, dtype, dims, per_warp, order, folder))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options(options, folder) -> None:
+    dims = Dims(4, 3, 1, 16)
+    hold(comparisons(lstm, BFLOAT16, dims, 1, "forward", folder, **options))
+
+
+def test_inference_saves_nothing(folder) -> None:
+    hold(inference(gru, BFLOAT16, Dims(5, 2, 1, 24), folder))
+
+
+@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+def test_shared_memory_is_as_predicted(direction, folder) -> None:
+    made = kernel(peephole_lstm, direction, BFLOAT16, Dims(1, 1, 1, 16), 1, folder)
+    p = made.problem
+    assert made.shared_bytes == shared_bytes(p, 2, 1, p.k_tiles // 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell", "dtype"), list(itertools.product(every_cell(), DTYPES)), ids=name_of
+)
+def test_every_cell_and_dtype(cell, dtype, folder) -> None:
+    """Over all of them, each shape meets each cell and dtype."""
+    first = every_cell().index(cell) + 2 * DTYPES.index(dtype)
+    for k in range(2):
+        dims, per_warp = SHAPES[(first + k) % len(SHAPES)]
+        order = list(ORDERS)[(first + k) % len(ORDERS)]
+        hold(comparisons(cell, dtype, dims, per_warp, order, folder))
+
+
+def barriers() -> list[tuple[str, int]]:
+    """Every barrier of a block in the schedules: file, position."""
+    return [
+        (name, found.start())
+        for name in ("block_forward.hpp", "block_backward.hpp")
+        for found in re.finditer(r"block_barrier\(\);", (CSRC / "cuda" / name).read_text())
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "at"), barriers())
+def test_no_barrier_can_be_left_out(name, at, folder, tmp_path) -> None:
+    shutil.copytree(CSRC / "cuda", tmp_path / "cuda")
+    text = (tmp_path / "cuda" / name).read_text()
+    call = "block_barrier();"
+    assert text[at:].startswith(call)
+    (tmp_path / "cuda" / name).write_text(text[:at] + ";" + text[at + len(call) :])
+    dims, per_warp = SHAPES[0]
+    found = [
+        result
+        for order in ORDERS
+        for result in comparisons(lstm, BFLOAT16, dims, per_warp, order, folder, tmp_path)
+    ]
+    assert any(not result.ok for result in found)
