@@ -14,14 +14,13 @@ struct Float16 {
   uint16_t bits;
 };
 
-// k_units: terms of one product instruction. A row's two units in a lane's fragments: `words` of
-// them per 8 units.
+// k_units: terms of one product instruction.
 template <class Storage>
 struct Format;
 
 template <>
 struct Format<BFloat16> {
-  static constexpr int k_units = 16, words = 1;
+  static constexpr int k_units = 16;
   using Pair = uint32_t;
   static FLASHRNN_INLINE Pair pack(float x, float y) { return pack_bfloat16(x, y); }
   static FLASHRNN_INLINE Pair join(BFloat16 x, BFloat16 y) { return x.bits | uint32_t(y.bits) << 16; }
@@ -37,7 +36,7 @@ struct Format<BFloat16> {
 
 template <>
 struct Format<Float16> {
-  static constexpr int k_units = 16, words = 1;
+  static constexpr int k_units = 16;
   using Pair = uint32_t;
   static FLASHRNN_INLINE Pair pack(float x, float y) { return pack_float16(x, y); }
   static FLASHRNN_INLINE Pair join(Float16 x, Float16 y) { return x.bits | uint32_t(y.bits) << 16; }
@@ -53,7 +52,7 @@ struct Format<Float16> {
 
 template <>
 struct Format<float> {
-  static constexpr int k_units = 8, words = 2;
+  static constexpr int k_units = 8;
   struct alignas(8) Pair {
     float x, y;
   };

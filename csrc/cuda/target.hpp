@@ -34,7 +34,6 @@ FLASHRNN_INLINE float fast_exp2(float x) {
 }
 FLASHRNN_INLINE float fast_divide(float x, float y) { return __fdividef(x, y); }
 FLASHRNN_INLINE float as_float(uint32_t bits) { return __uint_as_float(bits); }
-FLASHRNN_INLINE uint32_t as_bits(float x) { return __float_as_uint(x); }
 
 // Two numbers, the first in the lower half, rounded to nearest even.
 FLASHRNN_INLINE uint32_t pack_bfloat16(float first, float second) {

@@ -15,8 +15,7 @@ from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import source_directory
 from flashrnn.tiling.cuda import BlockTiling, CudaProblem, predict, source_of
 
-# The oldest architecture whose tensor cores take bfloat16 and tf32, and the newest of which a
-# build for the architecture itself is needed to use all of it.
+# The oldest architecture whose tensor cores take bfloat16 and tf32.
 OLDEST = 80
 
 

@@ -30,7 +30,7 @@ LEFT_BYTES, RIGHT_BYTES = 512, 256
 # that a warp needs for one unit of the op table's cost.
 STEP_CYCLES, UNIT_CYCLES = 900.0, 0.6
 # Registers beside R's operands and what is counted per tile of units.
-BASE = 32
+BASE = 36
 
 
 @dataclass(frozen=True)

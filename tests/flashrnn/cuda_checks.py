@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
-from cuda_host import CSRC, HostKernel, Sequence
+from cuda_host import Kernel, Sequence
 from problems import Tensors, cast, cotangents, problem, run
 
 from flashrnn.dims import Dims
@@ -19,38 +19,42 @@ from flashrnn.runtime.arguments import of_gates
 from flashrnn.tiling.cuda import BlockTiling, CudaProblem
 from flashrnn.tolerance import Comparison, compare
 
+Tiled = tuple[CudaProblem, BlockTiling]
+Make = Callable[[CudaProblem, BlockTiling], Kernel]
 # Against eager float32, whose products round nothing: operands with 10 bits of mantissa.
 TF32_BOUND = 3e-3
 
 
-def kernel(
-    cell: Cell, direction: str, dtype: Dtype, dims: Dims, per_warp: int, folder: Path,
-    csrc: Path = CSRC,
-) -> HostKernel:  # fmt: skip
-    """With half of R in registers."""
+def half_held(cell: Cell, direction: str, dtype: Dtype, dims: Dims, per_warp: int) -> Tiled:
+    """A problem with half of R in registers."""
     p = CudaProblem(lower(cell), direction, dtype, dims)
-    tiling = BlockTiling(-(-p.tiles // per_warp), per_warp, p.k_tiles // 2)
-    return HostKernel(p, tiling, folder, csrc)
+    return p, BlockTiling(-(-p.tiles // per_warp), per_warp, p.k_tiles // 2)
 
 
 def comparisons(
-    cell: Cell, dtype: Dtype, dims: Dims, per_warp: int, order: str, folder: Path,
-    csrc: Path = CSRC, **options,
+    cell: Cell, dtype: Dtype, dims: Dims, per_warp: int, order: str, make: Make,
+    device: str = "cpu", **options,
 ) -> list[Comparison]:  # fmt: skip
-    """Results and gradients of a sequence; what a kernel does not write is NaN."""
+    """Results and gradients of a sequence; what a kernel does not write is NaN.
+
+    make: the kernel of a problem and a tiling.
+    """
     taken = Options(
         options.get("gradient_clip", math.inf), options.get("gradient_cut", False),
         options.get("reverse", False),
     )  # fmt: skip
-    lengths = options.get("lengths")
     arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
     exact = run(cell, cast(arguments, torch.float64), "reference", **options)
     eager = run(cell, arguments, "reference", **options)
-    made = {d: kernel(cell, d, dtype, dims, per_warp, folder, csrc) for d in (TRAINING, BACKWARD)}
-    s = Sequence(lower(cell), dims, arguments)
-    s.forward(made[TRAINING], order, lengths, taken)
-    d_states, d_last = (c.to(dtype.torch) for c in cotangents((s.states, s.last)))
-    s.backward(made[BACKWARD], order, lengths, d_states, d_last, taken)
+    forward, backward = (
+        make(*half_held(cell, d, dtype, dims, per_warp)) for d in (TRAINING, BACKWARD)
+    )
+    lengths = options.get("lengths")
+    lengths = None if lengths is None else lengths.to(device)
+    s = Sequence(lower(cell), dims, arguments, device)
+    s.forward(forward, order, lengths, taken)
+    d_states, d_last = (c.to(device, dtype.torch) for c in cotangents((s.states, s.last)))
+    s.backward(backward, order, lengths, d_states, d_last, taken)
     got = {"states": s.states, "last": s.last, "d_states": s.d_initial}
     got["d_Wx"] = of_gates(s.d_gates, cell.gates, cell.input)
     if s.d_weights is not None:
@@ -58,16 +62,16 @@ def comparisons(
         recurrent = len(cell.recurrent) if cell.recurrence != DENSE else 0
         got |= {"d_R": sums[:recurrent]} if recurrent else {}
         got |= {"d_parameters": sums[recurrent:]} if cell.parameters else {}
-    return [_compare(name, x.to(dtype.torch), exact, eager) for name, x in got.items()]
+    return [_compare(name, x.cpu().to(dtype.torch), exact, eager) for name, x in got.items()]
 
 
-def inference(cell: Cell, dtype: Dtype, dims: Dims, folder: Path) -> list[Comparison]:
+def inference(cell: Cell, dtype: Dtype, dims: Dims, make: Make) -> list[Comparison]:
     """Results of the kernel that saves nothing."""
     arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
     exact = run(cell, cast(arguments, torch.float64), "reference")
     eager = run(cell, arguments, "reference")
     s = Sequence(lower(cell), dims, arguments)
-    s.forward(kernel(cell, INFERENCE, dtype, dims, 1, folder), "scattered", None)
+    s.forward(make(*half_held(cell, INFERENCE, dtype, dims, 1)), "scattered", None)
     return [_compare(n, x, exact, eager) for n, x in (("states", s.states), ("last", s.last))]
 
 

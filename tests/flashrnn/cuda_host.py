@@ -6,7 +6,9 @@ import ctypes
 import hashlib
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -21,6 +23,7 @@ from flashrnn.tiling.cuda import BlockTiling, CudaProblem, source_of
 CSRC = Path(__file__).parents[2] / "csrc"
 ORDERS = {"forward": 0, "backward": 1, "scattered": 2}
 Tensor = torch.Tensor
+Argument = Tensor | int | float | None
 _ENTRY = """
 extern "C" void execute(const Kernel::Arguments* a, int blocks_x, int blocks_y, int order) {
   host::execute(blocks_x, blocks_y, warps * lanes, Kernel::shared_bytes, order, [&] { run(*a); });
@@ -55,32 +58,47 @@ class HostKernel:
     def shared_bytes(self) -> int:
         return int(self._library.shared_bytes())
 
-    def run(self, order: str, *arguments: Tensor | int | float | None) -> None:
+    def run(self, order: str, *arguments: Argument) -> None:
         """With the schedule's Arguments, field by field, each of 8 bytes."""
-        fields = [_field(a) for a in arguments]
-        kind = type("Arguments", (ctypes.Structure,), {
-            "_fields_": [(f"f{i}", type(f)) for i, f in enumerate(fields)]
-        })  # fmt: skip
+        packed = pack(arguments)
         dims = self.problem.dims
-        self._library.execute(ctypes.byref(kind(*fields)), -(-dims.B // 16), dims.N, ORDERS[order])
+        self._library.execute(ctypes.byref(packed), -(-dims.B // 16), dims.N, ORDERS[order])
 
 
-def _field(value: Tensor | int | float | None) -> ctypes._SimpleCData[object]:
+def pack(arguments: Iterable[Argument]) -> ctypes.Structure:
+    """A schedule's Arguments: fields of 8 bytes."""
+    fields = [_field(a) for a in arguments]
+    names = [(f"f{i}", type(f)) for i, f in enumerate(fields)]
+    kind = type("Arguments", (ctypes.Structure,), {"_fields_": names})
+    return kind(*fields)
+
+
+def _field(value: Argument):
     if isinstance(value, float):
-        return ctypes.c_double(value)  # type: ignore[return-value]
+        return ctypes.c_double(value)
     if isinstance(value, int):
-        return ctypes.c_int64(value)  # type: ignore[return-value]
-    return ctypes.c_void_p(None if value is None else value.data_ptr())  # type: ignore[return-value]
+        return ctypes.c_int64(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
+class Kernel(Protocol):
+    """One compiled kernel, wherever it runs."""
+
+    problem: CudaProblem
+
+    def run(self, order: str, *arguments: Argument) -> None: ...
 
 
 class Sequence:
     """A problem's tensors, and its results where a kernel writes them: NaN until then."""
 
-    def __init__(self, program: Program, dims: Dims, arguments: dict[str, Tensor]) -> None:
+    def __init__(
+        self, program: Program, dims: Dims, arguments: dict[str, Tensor], device: str = "cpu"
+    ) -> None:
         cell = self.cell = program.cell
         self.dims, self.program = dims, program
         B, T, N, D = dims.B, dims.T, dims.N, dims.D
-        data = {k: v.detach().contiguous() for k, v in arguments.items()}
+        data = {k: v.detach().contiguous().to(device) for k, v in arguments.items()}
         self.wx, self.r, self.bias, self.initial = (data[k] for k in ("Wx", "R", "b", "states"))
         self.weights = unit_weights(cell, self.r, data.get("parameters"))
         S, G, Q = len(cell.states), len(cell.gates), len(program.saved)
@@ -92,10 +110,10 @@ class Sequence:
         self.saved = poisoned(T, B, N, Q, D)
         self.d_gates, self.d_initial = poisoned(B, T, G, N, D), poisoned(S, B, 1, N, D)
         K = 0 if self.weights is None else self.weights.shape[0]
-        self.d_weights = torch.full((-(-B // 16), K, N, D), torch.nan) if K else None
+        self.d_weights = torch.full((-(-B // 16), K, N, D), torch.nan, device=device) if K else None
 
     def forward(
-        self, kernel: HostKernel, order: str, lengths: Tensor | None, options: Options = NONE
+        self, kernel: Kernel, order: str, lengths: Tensor | None, options: Options = NONE
     ) -> None:
         if lengths is not None:
             self.states.zero_()
@@ -108,7 +126,7 @@ class Sequence:
         )  # fmt: skip
 
     def backward(
-        self, kernel: HostKernel, order: str, lengths: Tensor | None, d_states: Tensor | None,
+        self, kernel: Kernel, order: str, lengths: Tensor | None, d_states: Tensor | None,
         d_last: Tensor | None, options: Options = NONE,
     ) -> None:  # fmt: skip
         assert kernel.problem.direction == BACKWARD
