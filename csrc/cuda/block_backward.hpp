@@ -12,7 +12,7 @@
 
 namespace flashrnn {
 
-// Mirrored by flashrnn/emit/cuda.py. Strides in elements.
+// Fields of 8 bytes, mirrored by tests/flashrnn/cuda_host.py. Strides in elements.
 template <class Storage>
 struct BackwardArguments {
   const Storage* r;        // [G_r, N, D, P] contiguous
