@@ -84,7 +84,9 @@ struct BlockForward {
       copy(wx);
       if (t + 1 < rows.longest) fetch(t + 1);
       float sum[columns][4] = {};
-      if constexpr (dense) r.multiply(sum, h + t % 2 * (h_bytes / int(sizeof(Operand))), place.lane);
+      if constexpr (dense) {
+        r.multiply(sum, h + t % 2 * (h_bytes / int(sizeof(Operand))), place.lane);
+      }
 #pragma unroll
       for (int j = 0; j < TilesPerWarp; ++j) advance(t, j, sum, wx);
       if constexpr (dense) {

@@ -23,7 +23,9 @@ struct Format<BFloat16> {
   static constexpr int k_units = 16;
   using Pair = uint32_t;
   static FLASHRNN_INLINE Pair pack(float x, float y) { return pack_bfloat16(x, y); }
-  static FLASHRNN_INLINE Pair join(BFloat16 x, BFloat16 y) { return x.bits | uint32_t(y.bits) << 16; }
+  static FLASHRNN_INLINE Pair join(BFloat16 x, BFloat16 y) {
+    return x.bits | uint32_t(y.bits) << 16;
+  }
   static FLASHRNN_INLINE float first(Pair p) { return as_float(p << 16); }
   static FLASHRNN_INLINE float second(Pair p) { return as_float(p & 0xffff0000u); }
   static FLASHRNN_INLINE float widen(BFloat16 x) { return as_float(uint32_t(x.bits) << 16); }
