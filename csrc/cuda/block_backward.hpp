@@ -1,8 +1,8 @@
 // The backward recurrence of any cell, a head in one block: 16 rows of the batch, last step first.
 //
 // A warp owns `tiles_per_warp` tiles of 8 units. Per step: the cotangents of the new states are
-// what is carried and the loss's own; the cell's derivative turns them into those of the gates, which
-// are stored and go to shared memory; the block meets once; their product with R is what h's
+// what is carried and the loss's own; the cell's derivative turns them into those of the gates,
+// which are stored and go to shared memory; the block meets once; their product with R is what h's
 // cotangent gets through the step. dR and db are sums over all steps of the gates' gradients, and
 // are taken outside.
 #pragma once

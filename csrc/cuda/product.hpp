@@ -2,8 +2,8 @@
 //
 // A lane's place in a fragment: rows `row` and `row + 8` of the tile, units `pair` and `pair + 1`
 // of each 8. An accumulator of the tensor cores and an operand of the next step's product have the
-// same lane hold the same numbers, so a step's results go to shared memory as a lane's own words and
-// come back as whole operands, 16 bytes per lane. (tf32: terms of a product may come in any order;
+// same lane hold the same numbers, so a step's results go to shared memory as a lane's own
+// words and come back as whole operands, 16 bytes per lane. (tf32: terms of a product may come in any order;
 // here term q of 8 is unit 2q and term q + 4 is unit 2q + 1.)
 #pragma once
 
