@@ -15,20 +15,23 @@ from pathlib import Path
 from autotune import cache
 from autotune.device import Device
 from autotune.errors import AutotuneError, UnknownDevice
-from flashrnn import pack_command
+from flashrnn import pack_command, show_cuda
 from flashrnn.dims import Dims
-from flashrnn.dtypes import BY_NAME
+from flashrnn.dtypes import BY_NAME, GPU_BY_NAME
 from flashrnn.emit import graph
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cuda import DIRECTIONS, INFERENCE
 from flashrnn.errors import FlashRNNError, OptionError, UnknownFunctionError
 from flashrnn.ir.cell import Cell, cell_names, cell_of
 from flashrnn.pack_command import positive
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import kernels
+from flashrnn.show_cuda import one_of
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 
 DONE, FAILED, USAGE = 0, 1, 2
+CPP_DIRECTIONS = (FORWARD, LAYER, BACKWARD)
 PICTURES = (".svg", ".png", ".pdf")
 TERMINAL = "-"
 
@@ -88,10 +91,14 @@ def find_cell(reference: str) -> Cell:
 
 
 def _cpp(cell: Cell, options: argparse.Namespace) -> str:
+    if options.device or options.sass:
+        raise OptionError("--device and --sass go with --target cuda; cpp shows this machine's")
     device = Device.current()
+    direction = one_of("--direction", options.direction or FORWARD, "cpp", CPP_DIRECTIONS)
+    dtype = BY_NAME[one_of("--dtype", options.dtype or "float32", "cpp", tuple(BY_NAME))]
     dims = Dims(options.batch, 1, options.heads, options.head_dim)
     threads = options.threads or device.cores
-    problem = CpuProblem(lower(cell), options.direction, BY_NAME[options.dtype], dims, threads)
+    problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
     config = cache.lookup(kernels.problem_key(problem), device)
     tiling = CpuTiling.of_config(config) if config else cpu.default(problem, device)
     chosen = ", ".join(f"{name} = {value}" for name, value in tiling.as_config().items())
@@ -103,7 +110,10 @@ def _cpp(cell: Cell, options: argparse.Namespace) -> str:
 
 
 # Each target's source of a cell for the options.
-TARGETS: dict[str, Callable[[Cell, argparse.Namespace], str]] = {"cpp": _cpp}
+TARGETS: dict[str, Callable[[Cell, argparse.Namespace], str]] = {
+    "cpp": _cpp,
+    "cuda": show_cuda.show,
+}
 
 
 def _draw(cell: Cell, file: str) -> None:
@@ -145,13 +155,21 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--head-dim", type=positive, default=64, metavar="D", help="(64)")
     show.add_argument("--batch", type=positive, default=16, metavar="B", help="(16)")
     show.add_argument("--heads", type=positive, default=1, metavar="N", help="(1)")
-    show.add_argument("--dtype", choices=sorted(BY_NAME), default="float32", help="(float32)")
+    show.add_argument(
+        "--dtype",
+        choices=sorted({*BY_NAME, *GPU_BY_NAME}),
+        help=f"(cpp: float32, cuda: {show_cuda.DEFAULT_DTYPE})",
+    )
     show.add_argument(
         "--direction",
-        choices=(FORWARD, LAYER, BACKWARD),
-        default=FORWARD,
-        help="layer: the forward pass with the input product inside (forward)",
+        choices=sorted({*CPP_DIRECTIONS, *DIRECTIONS}),
+        help="layer: the forward pass with the input product inside; training: one that saves what "
+        f"the backward pass reads (cpp: {FORWARD}, cuda: {INFERENCE})",
     )
+    show.add_argument(
+        "--device", metavar="GPU", help=f"cuda: a GPU of the table ({show_cuda.DEFAULT_DEVICE})"
+    )
+    show.add_argument("--sass", action="store_true", help="cuda: the machine code of the time loop")
     show.add_argument("--threads", type=positive, metavar="N", help="(the usable cores)")
     show.add_argument(
         "--graph",

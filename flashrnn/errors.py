@@ -56,3 +56,7 @@ class InputError(FlashRNNError, RuntimeError, ValueError):
 
 class ExportError(FlashRNNError):
     """A recurrence that cannot be written in the format it is exported to."""
+
+
+class TilingError(FlashRNNError):
+    """No tiling of a schedule fits the device."""

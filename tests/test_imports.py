@@ -26,7 +26,7 @@ FLASHRNN = [
     ["tunable", "triton_tunable", "api"],
     ["nn", "families", "onnx", "onnx_scan"],
     ["pack_check"],
-    ["pack_command"],
+    ["pack_command", "show_cuda"],
     ["cli"],
 ]
 

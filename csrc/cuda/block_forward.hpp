@@ -1,0 +1,242 @@
+// The forward recurrence of any cell, a head in one block: 16 rows of the batch, all T steps.
+//
+// A warp owns `tiles_per_warp` tiles of 8 units, with all of their gates, so the gates of a unit
+// meet in one lane. Per step: h of all units, in shared memory, times R; Wx and bias are added, the
+// cell's pointwise part is applied in float32 to the accumulators, h goes to the other of two
+// buffers, and the block meets once. Wx of the next step is fetched before the product.
+#pragma once
+
+#include "cuda/math.hpp"
+#include "cuda/rows.hpp"
+
+namespace flashrnn {
+
+// Fields of 8 bytes, mirrored by tests/flashrnn/cuda_host.py. Strides in elements.
+template <class Storage>
+struct ForwardArguments {
+  const Storage* wx;  // [B, T, G_w, N, D]
+  int64_t wx_b, wx_t, wx_g, wx_n;
+  const Storage* r;        // [G_r, N, D, P] contiguous
+  const Storage* bias;     // [G, N, D] contiguous
+  const Storage* weights;  // [K, N, D] contiguous, or null
+  const Storage* initial;  // [S, B, 1, N, D] contiguous
+  Storage* states;         // [S, B, T, N, D], zero already past the end of rows
+  int64_t states_s, states_b, states_t, states_n;
+  Storage* last;           // [S, B, 1, N, D] contiguous
+  Storage* saved;          // [T, B, N, saved, D] contiguous, by step; or null
+  const int64_t* lengths;  // [B], or null
+  int64_t B, T, N, reverse;
+};
+
+template <class Cell, class Storage, int D, int Warps, int TilesPerWarp, int KHeld, bool Training>
+struct BlockForward {
+  using F = Format<Storage>;
+  using Pair = typename F::Pair;
+  using Arguments = ForwardArguments<Storage>;
+  static constexpr int G = Cell::gates, Gr = Cell::recurrent, Gw = Cell::inputs;
+  static constexpr int S = Cell::states, K = Cell::weights, Q = Cell::saved;
+  static constexpr int tiles = ceil_div(D, units_per_tile), padded = tiles * units_per_tile;
+  static_assert(Warps * TilesPerWarp >= tiles, "every tile of units has a warp");
+  using H = Left<Storage, tiles>;
+  static constexpr int columns = at_least(Gr, 1) * TilesPerWarp;
+  using R = Right<Storage, columns, H::k_tiles, KHeld>;
+  static constexpr bool dense = Gr > 0;
+  // No tile of this head is padded.
+  static constexpr bool full = D % F::k_units == 0 && Warps * TilesPerWarp == tiles;
+  // Shared memory: h twice; bias and weights; R's part per warp.
+  static constexpr int h_bytes = dense ? H::bytes : 0;
+  static constexpr int constants_bytes = (G + K) * padded * 4;
+  static constexpr int shared_bytes =
+      2 * h_bytes + constants_bytes + (dense ? Warps * R::bytes_per_warp : 0);
+
+  const Arguments& a;
+  Place place;
+  int n;
+  Rows rows;
+  float* constants;
+  float state[TilesPerWarp][S][4];
+  Pair fetched[TilesPerWarp][at_least(Gw, 1)][2];
+
+  FLASHRNN_INLINE explicit BlockForward(const Arguments& arguments)
+      : a(arguments), n(block_y()), rows(place, a.lengths, int(a.B), int(a.T), a.reverse != 0) {}
+
+  FLASHRNN_INLINE int tile_of(int j) const { return place.warp * TilesPerWarp + j; }
+  FLASHRNN_INLINE int unit_of(int j) const { return tile_of(j) * units_per_tile + place.pair; }
+
+  FLASHRNN_INLINE void run() {
+    auto* h = static_cast<Operand*>(shared_memory());
+    constants = reinterpret_cast<float*>(static_cast<char*>(shared_memory()) + 2 * h_bytes);
+    auto* rest = reinterpret_cast<Column*>(reinterpret_cast<char*>(constants) + constants_bytes);
+    load_constants();
+    load_initial();
+    R r;
+    if constexpr (dense) {
+      clear(h);
+      block_barrier();
+      publish(h);
+      r.load(rest + place.warp * (R::bytes_per_warp / int(sizeof(Column))), place,
+             [&](int column, int in_tile, int p) { return recurrent(column, in_tile, p); });
+    }
+    block_barrier();
+    fetch(0);
+    for (int t = 0; t < rows.longest; ++t) {
+      Pair wx[TilesPerWarp][at_least(Gw, 1)][2];
+      copy(wx);
+      if (t + 1 < rows.longest) fetch(t + 1);
+      float sum[columns][4] = {};
+      if constexpr (dense) {
+        r.multiply(sum, h + t % 2 * (h_bytes / int(sizeof(Operand))), place.lane);
+      }
+#pragma unroll
+      for (int j = 0; j < TilesPerWarp; ++j) advance(t, j, sum, wx);
+      if constexpr (dense) {
+        publish(h + (t + 1) % 2 * (h_bytes / int(sizeof(Operand))));
+        block_barrier();
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < TilesPerWarp; ++j) {
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          store_pair<Storage, D>(a.last + ((s * a.B + rows.at[i]) * a.N + n) * D, unit_of(j),
+                                 rows.at[i] < a.B, state[j][s][2 * i], state[j][s][2 * i + 1]);
+        }
+      }
+    }
+  }
+
+  // Column tile g * TilesPerWarp + j: unit tile j of gate g of R.
+  FLASHRNN_INLINE Storage recurrent(int column, int in_tile, int p) const {
+    const int g = column / TilesPerWarp;
+    const int d = tile_of(column % TilesPerWarp) * units_per_tile + in_tile;
+    const Storage* of_gate = a.r + (g * a.N + n) * (D * D);
+    return full || (d < D && p < D) ? of_gate[d * D + p] : Storage{};
+  }
+
+  FLASHRNN_INLINE void load_constants() {
+    for (int i = thread_index(); i < (G + K) * padded; i += Warps * lanes) {
+      const int row = i / padded, d = i % padded;
+      const Storage* from = row < G ? a.bias + (row * a.N + n) * D
+                                    : a.weights + ((row - G) * a.N + n) * D;
+      constants[i] = d < D ? F::widen(from[d]) : 0.0f;
+    }
+  }
+
+  FLASHRNN_INLINE void load_initial() {
+#pragma unroll
+    for (int j = 0; j < TilesPerWarp; ++j) {
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const Pair p = load_pair<Storage, D>(
+              a.initial + ((s * a.B + rows.at[i]) * a.N + n) * D, unit_of(j), rows.at[i] < a.B);
+          state[j][s][2 * i] = F::first(p);
+          state[j][s][2 * i + 1] = F::second(p);
+        }
+      }
+    }
+  }
+
+  // Padding of the last operand is multiplied by zeros, so it must be finite.
+  FLASHRNN_INLINE void clear(Operand* h) const {
+    constexpr int all = 2 * h_bytes / int(sizeof(Operand));
+    for (int i = thread_index(); i < all; i += Warps * lanes) h[i] = Operand{{0, 0, 0, 0}};
+  }
+
+  // This lane's part of h, for the next step's product.
+  FLASHRNN_INLINE void publish(Operand* h) const {
+#pragma unroll
+    for (int j = 0; j < TilesPerWarp; ++j) {
+      if (tile_of(j) >= tiles) continue;
+      const float(&own)[4] = state[j][0];
+      H::put(h, tile_of(j), place.lane, {own[0], own[1]}, {own[2], own[3]});
+    }
+  }
+
+  FLASHRNN_INLINE void fetch(int t) {
+#pragma unroll
+    for (int j = 0; j < TilesPerWarp; ++j) {
+#pragma unroll
+      for (int g = 0; g < Gw; ++g) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const Storage* from = a.wx + rows.at[i] * a.wx_b + rows.time(i, t) * a.wx_t +
+                                g * a.wx_g + n * a.wx_n;
+          fetched[j][g][i] = load_pair<Storage, D>(from, unit_of(j), rows.active(i, t));
+        }
+      }
+    }
+  }
+
+  FLASHRNN_INLINE void copy(Pair (&wx)[TilesPerWarp][at_least(Gw, 1)][2]) const {
+#pragma unroll
+    for (int j = 0; j < TilesPerWarp; ++j) {
+#pragma unroll
+      for (int g = 0; g < Gw; ++g) {
+        wx[j][g][0] = fetched[j][g][0];
+        wx[j][g][1] = fetched[j][g][1];
+      }
+    }
+  }
+
+  // One step of unit tile j.
+  FLASHRNN_INLINE void advance(int t, int j, const float (&sum)[columns][4],
+                               const Pair (&wx)[TilesPerWarp][at_least(Gw, 1)][2]) {
+    float next[S][4], save[at_least(Q, 1)][4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int unit = unit_of(j) + e % 2;
+      const float* own = constants + (unit < padded ? unit : 0);
+      float gate[G], before[S], weight[at_least(K, 1)], after[S], kept[at_least(Q, 1)];
+#pragma unroll
+      for (int g = 0; g < G; ++g) {
+        float x = own[g * padded];
+        if (Cell::input_slot[g] >= 0) {
+          const Pair p = wx[j][at_least(Cell::input_slot[g], 0)][e / 2];
+          x += e % 2 == 0 ? F::first(p) : F::second(p);
+        }
+        if (Cell::recurrent_slot[g] >= 0) {
+          x += sum[at_least(Cell::recurrent_slot[g], 0) * TilesPerWarp + j][e];
+        }
+        gate[g] = x;
+      }
+#pragma unroll
+      for (int k = 0; k < K; ++k) weight[k] = own[(G + k) * padded];
+#pragma unroll
+      for (int s = 0; s < S; ++s) before[s] = state[j][s][e];
+      Cell::template forward<Lane>(gate, before, weight, after, kept);
+      const bool keeps = rows.active(e / 2, t) && unit < D;
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+        next[s][e] = after[s];
+        if (keeps) state[j][s][e] = after[s];
+      }
+      if constexpr (Training) {
+#pragma unroll
+        for (int k = 0; k < Q; ++k) save[k][e] = kept[k];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool inside = rows.active(i, t);
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+        Storage* to = a.states + s * a.states_s + rows.at[i] * a.states_b +
+                      rows.time(i, t) * a.states_t + n * a.states_n;
+        store_pair<Storage, D>(to, unit_of(j), inside, next[s][2 * i], next[s][2 * i + 1]);
+      }
+      if constexpr (Training) {
+#pragma unroll
+        for (int k = 0; k < Q; ++k) {
+          Storage* to = a.saved + (((t * a.B + rows.at[i]) * a.N + n) * Q + k) * D;
+          store_pair<Storage, D>(to, unit_of(j), inside, save[k][2 * i], save[k][2 * i + 1]);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace flashrnn

@@ -1,0 +1,229 @@
+"""Tilings of the CUDA schedule "a head in one block" (csrc/cuda/block_forward.hpp and
+block_backward.hpp).
+
+A block has 16 rows of the batch and all units of a head; a warp has tiles_per_warp tiles of 8
+units. R is a grid of tensor-core operands, k_tiles deep, of which k_tiles_in_registers stay in
+registers and the others in shared memory. Shared memory is exact; registers are an estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+from autotune import resources
+from autotune.gpu import Gpu
+from autotune.space import Prediction
+from constrint import Infeasible, Model
+from constrint.expression import Operand
+from flashrnn.dims import Dims
+from flashrnn.dtypes import FLOAT32, Dtype
+from flashrnn.emit.cuda import BACKWARD, emit_block
+from flashrnn.errors import TilingError
+from flashrnn.passes.lower import Program, pointwise_cost
+
+WARP, ROWS, UNITS_PER_TILE = 32, 16, 8
+MOST_WARPS = 16
+# Bytes of an operand per warp: 16 bytes per lane on the left, 8 on the right.
+LEFT_BYTES, RIGHT_BYTES = 512, 256
+# Of the cost, none of them measured: cycles that a step waits for its barrier and its loads, and
+# that a warp needs for one unit of the op table's cost.
+STEP_CYCLES, UNIT_CYCLES = 900.0, 0.6
+# Registers beside R's operands and what is counted per tile of units.
+BASE = 36
+
+
+@dataclass(frozen=True)
+class BlockTiling:
+    """A solved tiling. Tiles of 8 units; k tiles of 16 units, of 8 in float32."""
+
+    warps: int
+    tiles_per_warp: int
+    k_tiles_in_registers: int
+
+    def as_config(self) -> dict[str, int]:
+        """The tiling as a solution of the model."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CudaProblem:
+    """What a tiling depends on: the cell, a direction, a dtype, sizes."""
+
+    program: Program
+    direction: str
+    dtype: Dtype
+    dims: Dims
+
+    @property
+    def products(self) -> int:
+        """Gates that R feeds by a dense product."""
+        return len(self.program.cell.product_gates)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of 8 units in a head."""
+        return -(-self.dims.D // UNITS_PER_TILE)
+
+    @property
+    def k_per_gate(self) -> int:
+        """Operands that the units of one gate, or of h, make in a product."""
+        return self.tiles if self.dtype == FLOAT32 else -(-self.tiles // 2)
+
+    @property
+    def k_tiles(self) -> int:
+        """Operands that the terms of the product make."""
+        if not self.products:
+            return 0
+        return self.k_per_gate * (self.products if self.direction == BACKWARD else 1)
+
+    @property
+    def columns_per_tile(self) -> int:
+        """Tiles of R's columns per tile of units: one per gate forward, one backward."""
+        return self.products if self.direction != BACKWARD else min(self.products, 1)
+
+
+def model(problem: CudaProblem, gpu: Gpu) -> Model:
+    """Every tiling that fits the GPU; none where R is too large for one block."""
+    m = Model(f"{problem.program.cell.name} {problem.direction}, one block, on sm_{gpu.sm}")
+    tiles = problem.tiles
+    warps = m.int_var("warps", range(1, min(MOST_WARPS, tiles) + 1))
+    per_warp = m.int_var("tiles_per_warp", range(1, tiles + 1))
+    held = m.int_var("k_tiles_in_registers", range(problem.k_tiles + 1))
+    m.add(warps * per_warp >= tiles, name="every tile of units has a warp")
+    m.add((warps - 1) * per_warp < tiles, name="every warp has a tile of units")
+    resources.constrain(
+        m, gpu.architecture, threads=WARP * warps,
+        registers=registers(problem, per_warp, held),
+        shared_bytes=shared_bytes(problem, warps, per_warp, held),
+    )  # fmt: skip
+    return m
+
+
+def shared_bytes(problem: CudaProblem, warps: Operand, per_warp: Operand, held: Operand) -> Operand:
+    """Bytes of shared memory per block, as the schedule lays them out."""
+    program = problem.program
+    padded = 4 * UNITS_PER_TILE * problem.tiles
+    rest = warps * per_warp * (problem.k_tiles - held) * problem.columns_per_tile * RIGHT_BYTES
+    buffers = 2 * problem.k_tiles * LEFT_BYTES
+    constants = len(program.weights)
+    if problem.direction != BACKWARD:
+        constants += len(program.cell.gates)
+    return buffers + padded * constants + rest
+
+
+def registers(problem: CudaProblem, per_warp: Operand, held: Operand) -> Operand:
+    """Registers per thread that the compiler needs, R's operands included; an estimate.
+
+    Fitted to where NVRTC 13.5 began to spill for sm_90; docs/cuda.md has the figures. Where there
+    are registers to spare the compiler takes more than it needs, which does no harm.
+    """
+    cell = problem.program.cell
+    G, S, K = len(cell.gates), len(cell.states), len(problem.program.weights)
+    if problem.direction == BACKWARD:
+        per_tile = 4 * G + 10 * S + 4 * K + 28
+    else:  # accumulators, Wx of this step and the next, states
+        wx = 4 if problem.dtype.bytes == 2 else 8
+        per_tile = 4 * problem.products + wx * len(cell.input) + 8 * S + 2 * K + 16
+    return BASE + per_tile * per_warp + 2 * problem.columns_per_tile * per_warp * held
+
+
+def predict(problem: CudaProblem, tiling: BlockTiling) -> Prediction:
+    """What the compiler will need."""
+    sizes = tiling.tiles_per_warp, tiling.k_tiles_in_registers
+    needed = registers(problem, *sizes)
+    shared = shared_bytes(problem, tiling.warps, *sizes)
+    assert isinstance(needed, int) and isinstance(shared, int)
+    return Prediction(needed, shared, WARP * tiling.warps)
+
+
+def products_per_step(problem: CudaProblem, tiling: BlockTiling) -> int:
+    """Tensor-core instructions of one warp in one step."""
+    return problem.columns_per_tile * tiling.tiles_per_warp * problem.k_tiles
+
+
+def cost(problem: CudaProblem, tiling: BlockTiling, gpu: Gpu) -> float:
+    """Estimated seconds of one call, to rank tilings by; none of its constants is measured.
+
+    In a step a block waits for its own latencies, and its warps share the tensor cores, the four
+    schedulers and the bandwidth of shared memory of one multiprocessor.
+    """
+    limits, dims = gpu.architecture, problem.dims
+    flops = 2 * ROWS * UNITS_PER_TILE * (8 if problem.dtype == FLOAT32 else 16)
+    rate = gpu.tensor_flops_per_cycle / (2 if problem.dtype == FLOAT32 else 1)
+    product = tiling.warps * products_per_step(problem, tiling) * flops / rate
+    in_shared = problem.k_tiles - tiling.k_tiles_in_registers
+    read = problem.k_tiles * LEFT_BYTES
+    read += in_shared * problem.columns_per_tile * tiling.tiles_per_warp * RIGHT_BYTES
+    fetched = tiling.warps * read / limits.shared_bytes_per_cycle
+    roots = problem.program.backward
+    if problem.direction != BACKWARD:
+        roots = problem.program.new_states
+    # a warp has 4 numbers per lane in a tile; four schedulers share the warps
+    waves = -(-tiling.warps // 4)
+    pointwise = waves * tiling.tiles_per_warp * 4 * pointwise_cost(roots) * UNIT_CYCLES
+    step = STEP_CYCLES + max(product, fetched) + pointwise
+    blocks = -(-dims.B // ROWS) * dims.N
+    return -(-blocks // gpu.sms) * dims.T * step / (gpu.clock_mhz * 1e6)
+
+
+@lru_cache(maxsize=1024)
+def choose(problem: CudaProblem, gpu: Gpu) -> BlockTiling:
+    """The cheapest tiling by cost. Raises TilingError, which names what rules all of them out."""
+    solved = model(problem, gpu)
+    try:
+        solved.solve()
+    except Infeasible as error:
+        limits = ", ".join(rule.name or str(rule) for rule in error.conflict)
+        raise TilingError(
+            f"no tiling holds a head of D={problem.dims.D} of {problem.program.cell.name} "
+            f"({problem.direction}, {problem.dtype.name}) in one block on {gpu.name}: {limits}; "
+            f"the largest D that fits is {largest(problem, gpu)}"
+        ) from error
+    tilings = [BlockTiling(**solution) for solution in solved.solutions()]
+    # among equals the one that reads the least of R from shared memory
+    return min(tilings, key=lambda t: (cost(problem, t, gpu), -t.k_tiles_in_registers, t.warps))
+
+
+def largest(problem: CudaProblem, gpu: Gpu) -> int:
+    """The largest multiple of 16 that D can be for a head to fit one block; 0 for none."""
+    low, high = 0, problem.dims.D // 16 + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        smaller = replace(problem, dims=replace(problem.dims, D=16 * middle))
+        try:
+            model(smaller, gpu).solve()
+            low = middle
+        except Infeasible:
+            high = middle
+    return 16 * low
+
+
+def binding(problem: CudaProblem, tiling: BlockTiling, gpu: Gpu) -> str:
+    """What would be exceeded if one more operand of R went to registers, or to shared memory."""
+    if not problem.products:
+        return "nothing: the cell has no dense product"
+    words = []
+    for more, where in ((1, "in registers"), (-1, "in shared memory")):
+        held = tiling.k_tiles_in_registers + more
+        if not 0 <= held <= problem.k_tiles:
+            words.append(f"all of R is {where}")
+            continue
+        needed = predict(problem, replace(tiling, k_tiles_in_registers=held))
+        if resources.occupancy(
+            gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
+        ):
+            words.append(f"one more k tile would fit {where}")
+            continue
+        limit = resources.limiting(
+            gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
+        )
+        words.append(f"one more k tile {where} exceeds {limit}")
+    return "; ".join(words)
+
+
+def source_of(problem: CudaProblem, tiling: BlockTiling) -> str:
+    """The kernel's source for this tiling."""
+    return emit_block(
+        problem.program, problem.direction, problem.dtype, D=problem.dims.D, **tiling.as_config()
+    )

@@ -1,0 +1,82 @@
+"""Emitted CUDA kernels, executed on this machine, held to the float64 reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from cuda_host import Kernel, Sequence
+from problems import Tensors, cast, cotangents, problem, run
+
+from flashrnn.dims import Dims
+from flashrnn.dtypes import FLOAT32, Dtype
+from flashrnn.emit.cuda import BACKWARD, INFERENCE, TRAINING
+from flashrnn.ir.cell import DENSE, Cell
+from flashrnn.options import Options
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.arguments import of_gates
+from flashrnn.tiling.cuda import BlockTiling, CudaProblem
+from flashrnn.tolerance import Comparison, compare
+
+Tiled = tuple[CudaProblem, BlockTiling]
+Make = Callable[[CudaProblem, BlockTiling], Kernel]
+# Against eager float32, whose products round nothing: operands with 10 bits of mantissa.
+TF32_BOUND = 3e-3
+
+
+def half_held(cell: Cell, direction: str, dtype: Dtype, dims: Dims, per_warp: int) -> Tiled:
+    """A problem with half of R in registers."""
+    p = CudaProblem(lower(cell), direction, dtype, dims)
+    return p, BlockTiling(-(-p.tiles // per_warp), per_warp, p.k_tiles // 2)
+
+
+def comparisons(
+    cell: Cell, dtype: Dtype, dims: Dims, per_warp: int, order: str, make: Make,
+    device: str = "cpu", **options,
+) -> list[Comparison]:  # fmt: skip
+    """Results and gradients of a sequence; what a kernel does not write is NaN.
+
+    make: the kernel of a problem and a tiling.
+    """
+    taken = Options(
+        options.get("gradient_clip", math.inf), options.get("gradient_cut", False),
+        options.get("reverse", False),
+    )  # fmt: skip
+    arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
+    exact = run(cell, cast(arguments, torch.float64), "reference", **options)
+    eager = run(cell, arguments, "reference", **options)
+    forward, backward = (
+        make(*half_held(cell, d, dtype, dims, per_warp)) for d in (TRAINING, BACKWARD)
+    )
+    lengths = options.get("lengths")
+    lengths = None if lengths is None else lengths.to(device)
+    s = Sequence(lower(cell), dims, arguments, device)
+    s.forward(forward, order, lengths, taken)
+    d_states, d_last = (c.to(device, dtype.torch) for c in cotangents((s.states, s.last)))
+    s.backward(backward, order, lengths, d_states, d_last, taken)
+    got = {"states": s.states, "last": s.last, "d_states": s.d_initial}
+    got["d_Wx"] = of_gates(s.d_gates, cell.gates, cell.input)
+    if s.d_weights is not None:
+        sums = s.d_weights.sum(0)
+        recurrent = len(cell.recurrent) if cell.recurrence != DENSE else 0
+        got |= {"d_R": sums[:recurrent]} if recurrent else {}
+        got |= {"d_parameters": sums[recurrent:]} if cell.parameters else {}
+    return [_compare(name, x.cpu().to(dtype.torch), exact, eager) for name, x in got.items()]
+
+
+def inference(cell: Cell, dtype: Dtype, dims: Dims, make: Make) -> list[Comparison]:
+    """Results of the kernel that saves nothing."""
+    arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
+    exact = run(cell, cast(arguments, torch.float64), "reference")
+    eager = run(cell, arguments, "reference")
+    s = Sequence(lower(cell), dims, arguments)
+    s.forward(make(*half_held(cell, INFERENCE, dtype, dims, 1)), "scattered", None)
+    return [_compare(n, x, exact, eager) for n, x in (("states", s.states), ("last", s.last))]
+
+
+def _compare(name: str, got: torch.Tensor, exact: Tensors, eager: Tensors) -> Comparison:
+    found = compare(name, got, exact[name], eager[name])
+    if got.dtype == FLOAT32.torch:
+        return Comparison(name, found.error, TF32_BOUND)
+    return found

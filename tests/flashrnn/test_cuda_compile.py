@@ -1,0 +1,113 @@
+"""CUDA kernels compiled by NVRTC for GPUs that are not here: what the compiler made of tilings."""
+
+import pytest
+
+from autotune.compiler_report import report
+from autotune.gpu import named
+from autotune.resources import occupancy
+from flashrnn.cells import gru, lstm, peephole_lstm, slstm
+from flashrnn.cli import main
+from flashrnn.dims import Dims
+from flashrnn.dtypes import BFLOAT16, FLOAT32
+from flashrnn.emit.cuda import BACKWARD, INFERENCE, TRAINING
+from flashrnn.errors import CompilerError, TilingError
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.cuda_compile import compile_for, compile_source
+from flashrnn.tiling import cuda as tiling
+from flashrnn.tiling.cuda import CudaProblem
+
+pytest.importorskip("cuda.bindings", reason="the extra cuda is not installed")
+pytest.importorskip("triton", reason="the disassembler comes with Triton")
+
+# One GPU of each architecture that kernels are compiled for.
+DEVICES = ("a100-80-sxm", "rtx-3090", "rtx-4090", "h100-sxm", "b200", "rtx-5090")
+
+
+def problem_of(cell, direction, D, dtype=BFLOAT16) -> CudaProblem:
+    return CudaProblem(lower(cell), direction, dtype, Dims(16, 1, 1, D))
+
+
+def check(problem: CudaProblem, device: str) -> None:
+    """The first choice launches, moves nothing to local memory in a step, multiplies as tiled."""
+    gpu = named(device)
+    chosen = tiling.choose(problem, gpu)
+    made = report(compile_for(problem, chosen, gpu.sm))
+    assert occupancy(gpu.sm, made.threads, made.registers, made.shared_bytes) >= 1
+    assert made.step is not None
+    code = made.step.code
+    products = tiling.products_per_step(problem, chosen)
+    assert code.classes["tensor"] == products > 0
+    assert code.bytes("local load") + code.bytes("local store") == 0
+    assert made.spill_store_bytes <= 128, "more than what is set aside before the loop"
+
+
+@pytest.mark.parametrize("direction", [INFERENCE, BACKWARD])
+def test_a_kernel_of_each_direction(direction) -> None:
+    check(problem_of(lstm, direction, 64), "h100-sxm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+@pytest.mark.parametrize("D", [64, 128])
+def test_every_architecture(device, direction, D) -> None:
+    check(problem_of(lstm, direction, D), device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+@pytest.mark.parametrize("cell", [gru, slstm, peephole_lstm], ids=lambda c: c.name)
+def test_other_cells(cell, direction) -> None:
+    check(problem_of(cell, direction, 128), "h100-sxm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+def test_tf32(direction) -> None:
+    check(problem_of(lstm, direction, 64, FLOAT32), "h100-sxm")
+
+
+def test_a_rejected_source() -> None:
+    with pytest.raises(CompilerError, match="undefined"):
+        compile_source("__global__ void run() { nothing_of_that_name(); }", 80)
+    problem = problem_of(lstm, INFERENCE, 16)
+    with pytest.raises(CompilerError, match="sm_80 or later, not sm_75"):
+        compile_for(problem, tiling.choose(problem, named("a100-80-sxm")), 75)
+
+
+def test_heads_that_do_not_fit_one_block() -> None:
+    problem = problem_of(lstm, TRAINING, 256)
+    with pytest.raises(
+        TilingError, match=r"D=256 of lstm .*registers.*largest D that fits is 1\d\d"
+    ):
+        tiling.choose(problem, named("h100-sxm"))
+    largest = tiling.largest(problem, named("h100-sxm"))
+    assert tiling.choose(problem_of(lstm, TRAINING, largest), named("h100-sxm"))
+    with pytest.raises(TilingError):
+        tiling.choose(problem_of(lstm, TRAINING, largest + 16), named("h100-sxm"))
+
+
+def test_show(capsys) -> None:
+    words = ["show", "lstm", "--target", "cuda", "--device", "h100-sxm", "--head-dim", "32"]
+    assert main([*words, "--sass"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("// For D=32 on NVIDIA H100 SXM (sm_90): warps = ")
+    assert "no spills" in text
+    assert '#include "cuda/block_forward.hpp"' in text
+    assert "HMMA.16816" in text.split("// The time loop:")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--target", "cuda", "--head-dim", "256"], "no tiling holds a head of D=256"),
+        (["--target", "cuda", "--direction", "layer"], "inference, training, backward"),
+        (["--target", "cuda", "--dtype", "float64"], "bfloat16"),
+        (["--target", "cuda", "--device", "h100"], "h100-sxm"),
+        (["--target", "cpp", "--sass"], "--target cuda"),
+        (["--target", "cpp", "--dtype", "bfloat16"], "float32, float64"),
+    ],
+)
+def test_show_says_what_would_work(words, told, capsys) -> None:
+    assert main(["show", "lstm", *words]) == 2
+    assert told in capsys.readouterr().err
