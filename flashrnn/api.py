@@ -157,6 +157,10 @@ def layer(
     _check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
     backend = chosen_backend(backend, x)
     if zoneout is not None or backend != "cpu":  # the masks are a part of Wx, so it must exist
+        lengths = _lengths(lengths, x)
+        if lengths is not None:  # a product would read what lies behind an end
+            steps = torch.arange(x.shape[1], device=x.device)
+            x = x.masked_fill((steps >= lengths.to(x.device)[:, None])[..., None], 0.0)
         time_major = torch.nn.functional.linear(x.transpose(0, 1), W.flatten(0, 2))
         Wx = time_major.transpose(0, 1).unflatten(2, W.shape[:3])
         every, last = flashrnn(

@@ -53,12 +53,19 @@ def problem(
 
 
 def layer_problem(
-    cell: Cell, B: int, T: int, N: int, D: int, I: int, dtype: torch.dtype = torch.float64
+    cell: Cell,
+    B: int,
+    T: int,
+    N: int,
+    D: int,
+    I: int,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
 ) -> Tensors:
     """Arguments of layer(), all requiring gradients."""
-    p = problem(cell, B, T, N, D, dtype)
+    p = problem(cell, B, T, N, D, dtype, seed)
     del p["Wx"]
-    g = torch.Generator().manual_seed(2)
+    g = torch.Generator().manual_seed(2 + seed)
     x = torch.randn(B, T, I, generator=g, dtype=torch.float64)
     w = torch.randn(len(cell.input), N, D, I, generator=g, dtype=torch.float64) * I**-0.5
     return {"x": x.to(dtype).requires_grad_(), "W": w.to(dtype).requires_grad_(), **p}

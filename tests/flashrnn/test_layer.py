@@ -71,3 +71,19 @@ def test_gradient_of_one_input_alone(name) -> None:
     alone = {k: v.detach().requires_grad_(k == name) for k, v in inputs.items()}
     (grad,) = torch.autograd.grad(layer(**alone)[0].sum(), [alone[name]])
     torch.testing.assert_close(grad, everything[list(inputs).index(name)])
+
+
+def test_zoneout_reads_nothing_behind_the_ends() -> None:
+    inputs = layer_problem(lstm, 3, 4, 1, 5, 2)
+    lengths, keep = torch.tensor([4, 0, 2]), torch.full((2, 3, 4, 1, 5), 0.25, dtype=torch.float64)
+    clean, dirty = (inputs["x"].detach().clone() for _ in range(2))
+    behind = torch.arange(4) >= lengths[:, None]
+    clean[behind], dirty[behind] = 0.0, torch.nan
+    found = []
+    for x in (clean, dirty):
+        leaves = {**inputs, "x": x.requires_grad_()}
+        h, last = layer(**leaves, zoneout=keep, lengths=lengths)
+        grads = torch.autograd.grad(h.sum() + last.sum(), list(leaves.values()))
+        found.append((h, last, *grads))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b) and a.isfinite().all()
