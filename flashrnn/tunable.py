@@ -128,15 +128,14 @@ class _Arguments:
         self.d_weights = poisoned(B, len(lower(cell).weights), N, D)
         if self.direction == BACKWARD:  # what it reads of a forward pass, from whichever kernel
             self._forward(launch.kernel_for(cell, FORWARD, self.wx.dtype, B, T, N, D))
-        self._new_kernel = lambda: launch.Kernel(plan, problem.dtype, small)
+        self._kernel = launch.Kernel(plan, problem.dtype, small, problem.threads)
 
     def call(self) -> None:
         """One call as the library makes it: the weights are packed each time."""
-        kernel = self._new_kernel()
         if self.direction != BACKWARD:
-            self._forward(kernel)
+            self._forward(self._kernel)
         else:
-            kernel.run(kernel.backward(
+            self._kernel.run(self._kernel.backward(
                 self.r, self.weights, self.initial, self.states, self.saved, self.d_states,
                 self.d_last, self.d_gates, self.d_initial, self.d_weights, None, NONE,
             ))  # fmt: skip

@@ -7,8 +7,8 @@
 // are taken outside.
 #pragma once
 
+#include "cuda/head.hpp"
 #include "cuda/math.hpp"
-#include "cuda/rows.hpp"
 
 namespace flashrnn {
 
@@ -35,18 +35,14 @@ struct BackwardArguments {
 };
 
 template <class Cell, class Storage, int D, int Warps, int TilesPerWarp, int KHeld>
-struct BlockBackward {
-  using F = Format<Storage>;
-  using Pair = typename F::Pair;
+struct BlockBackward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
+  using Base = Head<Cell, Storage, D, Warps, TilesPerWarp>;
+  using typename Base::F, typename Base::Pair;
+  using Base::G, Base::Gr, Base::S, Base::K, Base::Q;
+  using Base::tiles, Base::padded, Base::dense, Base::place, Base::n, Base::rows;
+  using Base::tile_of, Base::unit_of, Base::of_state;
   using Arguments = BackwardArguments<Storage>;
-  static constexpr int G = Cell::gates, Gr = Cell::recurrent;
-  static constexpr int S = Cell::states, K = Cell::weights, Q = Cell::saved;
-  static constexpr int tiles = ceil_div(D, units_per_tile), padded = tiles * units_per_tile;
-  static_assert(Warps * TilesPerWarp >= tiles, "every tile of units has a warp");
   using Gates = Left<Storage, tiles>;  // of one gate; those of R stand one after another
-  static constexpr bool dense = Gr > 0;
-  // No tile of this head is padded.
-  static constexpr bool full = D % F::k_units == 0 && Warps * TilesPerWarp == tiles;
   static constexpr int k_tiles = at_least(Gr, 1) * Gates::k_tiles;
   using R = Right<Storage, TilesPerWarp, k_tiles, KHeld>;
   // Shared memory: the gates' gradients twice; weights; R's part per warp.
@@ -56,33 +52,23 @@ struct BlockBackward {
       2 * gates_bytes + constants_bytes + (dense ? Warps * R::bytes_per_warp : 0);
 
   const Arguments& a;
-  Place place;
-  int n;
-  Rows rows;
   float* constants;
   float clip;
   float d_state[TilesPerWarp][S][4];
   float d_weight[TilesPerWarp][at_least(K, 1)][2];
 
   FLASHRNN_INLINE explicit BlockBackward(const Arguments& arguments)
-      : a(arguments), n(block_y()), rows(place, a.lengths, int(a.B), int(a.T), a.reverse != 0),
-        clip(float(a.clip)), d_weight{} {}
-
-  FLASHRNN_INLINE int tile_of(int j) const { return place.warp * TilesPerWarp + j; }
-  FLASHRNN_INLINE int unit_of(int j) const { return tile_of(j) * units_per_tile + place.pair; }
-  FLASHRNN_INLINE int64_t of_state(int s, int i) const {
-    return ((s * a.B + rows.at[i]) * a.N + n) * D;
-  }
+      : Base(arguments), a(arguments), clip(float(a.clip)), d_weight{} {}
 
   FLASHRNN_INLINE void run() {
     auto* gates = static_cast<Operand*>(shared_memory());
     constants = reinterpret_cast<float*>(static_cast<char*>(shared_memory()) + 2 * gates_bytes);
     auto* rest = reinterpret_cast<Column*>(reinterpret_cast<char*>(constants) + constants_bytes);
     load_weights();
-    load_last();
+    this->load_states(d_state, a.d_last);
     R r;
     if constexpr (dense) {
-      clear(gates);
+      this->clear(gates, 2 * gates_bytes);
       r.load(rest + place.warp * (R::bytes_per_warp / int(sizeof(Column))), place,
              [&](int column, int in_tile, int k) { return recurrent(column, in_tile, k); });
     }
@@ -98,17 +84,7 @@ struct BlockBackward {
       }
       pass_on(t, sum);
     }
-#pragma unroll
-    for (int j = 0; j < TilesPerWarp; ++j) {
-#pragma unroll
-      for (int s = 0; s < S; ++s) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          store_pair<Storage, D>(a.d_initial + of_state(s, i), unit_of(j), rows.at[i] < a.B,
-                                 d_state[j][s][2 * i], d_state[j][s][2 * i + 1]);
-        }
-      }
-    }
+    this->store_states(a.d_initial, d_state);
     if constexpr (K > 0) store_weights();
   }
 
@@ -117,8 +93,7 @@ struct BlockBackward {
     constexpr int terms = Gates::k_tiles * F::k_units;
     const int g = k / terms, d = k % terms;
     const int p = tile_of(column) * units_per_tile + in_tile;
-    const Storage* of_gate = a.r + (g * a.N + n) * (D * D);
-    return full || (d < D && p < D) ? of_gate[d * D + p] : Storage{};
+    return this->recurrent_entry(a.r, g, d, p);
   }
 
   FLASHRNN_INLINE void load_weights() {
@@ -126,28 +101,6 @@ struct BlockBackward {
       const int d = i % padded;
       constants[i] = d < D ? F::widen(a.weights[(i / padded * a.N + n) * D + d]) : 0.0f;
     }
-  }
-
-  FLASHRNN_INLINE void load_last() {
-#pragma unroll
-    for (int j = 0; j < TilesPerWarp; ++j) {
-#pragma unroll
-      for (int s = 0; s < S; ++s) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const bool inside = a.d_last != nullptr && rows.at[i] < a.B;
-          const Pair p = load_pair<Storage, D>(a.d_last + of_state(s, i), unit_of(j), inside);
-          d_state[j][s][2 * i] = F::first(p);
-          d_state[j][s][2 * i + 1] = F::second(p);
-        }
-      }
-    }
-  }
-
-  // Padding is multiplied by zeros, so it must be finite.
-  FLASHRNN_INLINE void clear(Operand* gates) const {
-    constexpr int all = 2 * gates_bytes / int(sizeof(Operand));
-    for (int i = thread_index(); i < all; i += Warps * lanes) gates[i] = Operand{{0, 0, 0, 0}};
   }
 
   // From the cotangents of the new states to those of the gates and, R apart, of the states.
@@ -227,7 +180,7 @@ struct BlockBackward {
     }
 #pragma unroll
     for (int k = 0; k < Q; ++k) {
-      const Storage* at = a.saved + (((t * a.B + rows.at[i]) * a.N + n) * Q + k) * D;
+      const Storage* at = a.saved + this->of_saved(t, i, k);
       saved[k][i] = load_pair<Storage, D>(at, unit, inside);
     }
   }

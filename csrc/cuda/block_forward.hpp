@@ -6,8 +6,8 @@
 // buffers, and the block meets once. Wx of the next step is fetched before the product.
 #pragma once
 
+#include "cuda/head.hpp"
 #include "cuda/math.hpp"
-#include "cuda/rows.hpp"
 
 namespace flashrnn {
 
@@ -29,20 +29,17 @@ struct ForwardArguments {
 };
 
 template <class Cell, class Storage, int D, int Warps, int TilesPerWarp, int KHeld, bool Training>
-struct BlockForward {
-  using F = Format<Storage>;
-  using Pair = typename F::Pair;
+struct BlockForward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
+  using Base = Head<Cell, Storage, D, Warps, TilesPerWarp>;
+  using typename Base::F, typename Base::Pair;
+  using Base::G, Base::Gr, Base::S, Base::K, Base::Q;
+  using Base::tiles, Base::padded, Base::dense, Base::place, Base::n, Base::rows;
+  using Base::tile_of, Base::unit_of;
   using Arguments = ForwardArguments<Storage>;
-  static constexpr int G = Cell::gates, Gr = Cell::recurrent, Gw = Cell::inputs;
-  static constexpr int S = Cell::states, K = Cell::weights, Q = Cell::saved;
-  static constexpr int tiles = ceil_div(D, units_per_tile), padded = tiles * units_per_tile;
-  static_assert(Warps * TilesPerWarp >= tiles, "every tile of units has a warp");
+  static constexpr int Gw = Cell::inputs;
   using H = Left<Storage, tiles>;
   static constexpr int columns = at_least(Gr, 1) * TilesPerWarp;
   using R = Right<Storage, columns, H::k_tiles, KHeld>;
-  static constexpr bool dense = Gr > 0;
-  // No tile of this head is padded.
-  static constexpr bool full = D % F::k_units == 0 && Warps * TilesPerWarp == tiles;
   // Shared memory: h twice; bias and weights; R's part per warp.
   static constexpr int h_bytes = dense ? H::bytes : 0;
   static constexpr int constants_bytes = (G + K) * padded * 4;
@@ -50,28 +47,22 @@ struct BlockForward {
       2 * h_bytes + constants_bytes + (dense ? Warps * R::bytes_per_warp : 0);
 
   const Arguments& a;
-  Place place;
-  int n;
-  Rows rows;
   float* constants;
   float state[TilesPerWarp][S][4];
   Pair fetched[TilesPerWarp][at_least(Gw, 1)][2];
 
   FLASHRNN_INLINE explicit BlockForward(const Arguments& arguments)
-      : a(arguments), n(block_y()), rows(place, a.lengths, int(a.B), int(a.T), a.reverse != 0) {}
-
-  FLASHRNN_INLINE int tile_of(int j) const { return place.warp * TilesPerWarp + j; }
-  FLASHRNN_INLINE int unit_of(int j) const { return tile_of(j) * units_per_tile + place.pair; }
+      : Base(arguments), a(arguments) {}
 
   FLASHRNN_INLINE void run() {
     auto* h = static_cast<Operand*>(shared_memory());
     constants = reinterpret_cast<float*>(static_cast<char*>(shared_memory()) + 2 * h_bytes);
     auto* rest = reinterpret_cast<Column*>(reinterpret_cast<char*>(constants) + constants_bytes);
     load_constants();
-    load_initial();
+    this->load_states(state, a.initial);
     R r;
     if constexpr (dense) {
-      clear(h);
+      this->clear(h, 2 * h_bytes);
       block_barrier();
       publish(h);
       r.load(rest + place.warp * (R::bytes_per_warp / int(sizeof(Column))), place,
@@ -94,25 +85,13 @@ struct BlockForward {
         block_barrier();
       }
     }
-#pragma unroll
-    for (int j = 0; j < TilesPerWarp; ++j) {
-#pragma unroll
-      for (int s = 0; s < S; ++s) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          store_pair<Storage, D>(a.last + ((s * a.B + rows.at[i]) * a.N + n) * D, unit_of(j),
-                                 rows.at[i] < a.B, state[j][s][2 * i], state[j][s][2 * i + 1]);
-        }
-      }
-    }
+    this->store_states(a.last, state);
   }
 
   // Column tile g * TilesPerWarp + j: unit tile j of gate g of R.
   FLASHRNN_INLINE Storage recurrent(int column, int in_tile, int p) const {
-    const int g = column / TilesPerWarp;
     const int d = tile_of(column % TilesPerWarp) * units_per_tile + in_tile;
-    const Storage* of_gate = a.r + (g * a.N + n) * (D * D);
-    return full || (d < D && p < D) ? of_gate[d * D + p] : Storage{};
+    return this->recurrent_entry(a.r, column / TilesPerWarp, d, p);
   }
 
   FLASHRNN_INLINE void load_constants() {
@@ -122,28 +101,6 @@ struct BlockForward {
                                     : a.weights + ((row - G) * a.N + n) * D;
       constants[i] = d < D ? F::widen(from[d]) : 0.0f;
     }
-  }
-
-  FLASHRNN_INLINE void load_initial() {
-#pragma unroll
-    for (int j = 0; j < TilesPerWarp; ++j) {
-#pragma unroll
-      for (int s = 0; s < S; ++s) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const Pair p = load_pair<Storage, D>(
-              a.initial + ((s * a.B + rows.at[i]) * a.N + n) * D, unit_of(j), rows.at[i] < a.B);
-          state[j][s][2 * i] = F::first(p);
-          state[j][s][2 * i + 1] = F::second(p);
-        }
-      }
-    }
-  }
-
-  // Padding of the last operand is multiplied by zeros, so it must be finite.
-  FLASHRNN_INLINE void clear(Operand* h) const {
-    constexpr int all = 2 * h_bytes / int(sizeof(Operand));
-    for (int i = thread_index(); i < all; i += Warps * lanes) h[i] = Operand{{0, 0, 0, 0}};
   }
 
   // This lane's part of h, for the next step's product.
@@ -231,7 +188,7 @@ struct BlockForward {
       if constexpr (Training) {
 #pragma unroll
         for (int k = 0; k < Q; ++k) {
-          Storage* to = a.saved + (((t * a.B + rows.at[i]) * a.N + n) * Q + k) * D;
+          Storage* to = a.saved + this->of_saved(t, i, k);
           store_pair<Storage, D>(to, unit_of(j), inside, save[k][2 * i], save[k][2 * i + 1]);
         }
       }

@@ -36,25 +36,20 @@ MOST_KERNELS = 1024
 class Kernel:
     """One direction of a cell for given sizes, with all that follows from those worked out.
 
-    plan: which library, see `kernel_for`. needed: numbers of workspace by purpose, for whoever
-    asks a library how much (it is the same in every call).
+    plan: which library, see `kernel_for`. threads: how many it may take. needed: numbers of
+    workspace by purpose, for whoever asks a library how much (it is the same in every call).
     """
 
-    def __init__(self, plan: Plan, dtype: Dtype, dims: Dims) -> None:
+    def __init__(self, plan: Plan, dtype: Dtype, dims: Dims, threads: int) -> None:
         self.dtype = dtype
         self.library = plan.library
+        self.threads = threads
         self.dims = (dims.B, dims.T, dims.N, dims.D)
         self.saved_shape = saved_shape(plan.cell, dims, dtype)
         self.needed: dict[object, int] = {}
         self._layout = _LAYOUTS[plan.direction]
-        threads = thread_count()
         tiling = plan.tiling
-        self._sizes = (
-            *(dims.B, dims.T, dims.N, dims.D),
-            tiling.b_per_core,
-            tiling.cores_d,
-            threads,
-        )
+        self._sizes = (*self.dims, tiling.b_per_core, tiling.cores_d, threads)
         parallel = threads > 1 and dims.products >= PARALLEL_PRODUCTS
         # the runtime's entry points, 0 where one thread is as fast
         self._region, self._team_size = threading() if parallel else (0, 0)
@@ -182,7 +177,7 @@ def kernel_for(
             _kernels.clear()
         dims = Dims(B, T, N, D)
         plan = plan_for(cell, direction, dtype_of(dtype), dims, threads)
-        known = _kernels[key] = cache.generation(), Kernel(plan, dtype_of(dtype), dims)
+        known = _kernels[key] = cache.generation(), Kernel(plan, dtype_of(dtype), dims, threads)
     return known[1]
 
 

@@ -13,7 +13,7 @@ from flashrnn.emit.scan import LINEAR
 from flashrnn.runtime import higher
 from flashrnn.runtime.launch import address
 from flashrnn.runtime.registry import define, plain
-from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_of
+from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_like, rows_of
 from flashrnn.scan_reference import linear_reference
 
 Tensor = torch.Tensor
@@ -103,13 +103,6 @@ def differentiable(
             return *higher.gradients(fused, slow, inputs, (d_h,)), None
 
     return Function
-
-
-def rows_like(like: Tensor) -> Tensor:
-    B, T, C = like.shape
-    if like.stride(0) < like.stride(1) and B > 1 and T > 1:
-        return like.new_empty((T, B, C)).transpose(0, 1)
-    return like.new_empty((B, T, C))
 
 
 def fake(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:

@@ -17,7 +17,7 @@ from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import higher
 from flashrnn.runtime.launch import address
 from flashrnn.runtime.registry import define, plain
-from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_of
+from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_like, rows_of
 from flashrnn.scan_reference import ScanState, attention_reference
 from flashrnn.tiling.scan import BLOCK_ROWS
 
@@ -275,13 +275,6 @@ def _training_fake(
     o = rows_like(v) if every else v.new_empty(0)
     saved = v.new_empty((slots(sequences, T, packed), 2, N), dtype=state[0].dtype)
     return o, *state, saved
-
-
-def rows_like(like: Tensor) -> Tensor:
-    B, T, *tail = like.shape
-    if like.stride(0) < like.stride(1) and B > 1 and T > 1:
-        return like.new_empty((T, B, *tail)).transpose(0, 1)
-    return like.new_empty(like.shape)
 
 
 def _fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime import pool
 from flashrnn.runtime.build import build, open_library, primitives_digest
+from flashrnn.runtime.launch import empty_sequence, time_major
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
 from flashrnn.runtime.threads import thread_count
@@ -181,9 +182,14 @@ def empty_rows(like: Tensor, dtype: Dtype, tail: tuple[int, ...]) -> Tensor:
     Large ones come from the pool: fresh pages would cost more than the scan.
     """
     B, T = like.shape[:2]
-    outer = like.stride(0) < like.stride(1) and B > 1 and T > 1
+    outer = time_major(like)
     x = pool.empty(((T, B) if outer else (B, T)) + tail, dtype)
     return x.transpose(0, 1) if outer else x
+
+
+def rows_like(like: Tensor) -> Tensor:
+    """An uninitialised tensor as `like` [B, T, ...], from the system's memory."""
+    return empty_sequence(like, (), tuple(like.shape[2:]))
 
 
 def _name(problem: ScanProblem) -> str:

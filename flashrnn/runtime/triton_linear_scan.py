@@ -14,6 +14,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import LINEAR
 from flashrnn.runtime import linear_scan as cpu
 from flashrnn.runtime.registry import define, plain
+from flashrnn.runtime.scan_launch import rows_like
 from flashrnn.runtime.triton_kernels import gpu_dtype_of
 from flashrnn.runtime.triton_launch import in_rows, strides
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS, TritonScanPlan, plan_for, rounded
@@ -91,7 +92,7 @@ def _rows(x: Tensor) -> tuple[Any, ...]:
 
 
 def _forward(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
-    h = cpu.rows_like(b)
+    h = rows_like(b)
     if b.numel():
         forward_into(a, b, cpu.initial_of(h0, b), reverse, h)
     return h
@@ -100,7 +101,7 @@ def _forward(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
 def _backward(
     a: Tensor, h: Tensor, d_h: Tensor, h0: OptionalTensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    d_a, d_b, h0 = cpu.rows_like(h), cpu.rows_like(h), cpu.initial_of(h0, h)
+    d_a, d_b, h0 = rows_like(h), rows_like(h), cpu.initial_of(h0, h)
     d_h0: OptionalTensor = None
     if h.numel():
         d_h0 = backward_into(a, h, d_h, h0, reverse, d_a, d_b)

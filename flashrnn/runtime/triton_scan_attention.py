@@ -15,6 +15,7 @@ from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import scan_attention as cpu
 from flashrnn.runtime.registry import define, plain
 from flashrnn.runtime.scan_attention import OptionalTensor, State, together
+from flashrnn.runtime.scan_launch import rows_like
 from flashrnn.runtime.triton_kernels import gpu_dtype_of
 from flashrnn.runtime.triton_launch import in_rows, strides
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS, TritonScanPlan, plan_for, rounded
@@ -105,9 +106,7 @@ def backward_into(
         *(out if call.chunks == 1 else _NONE),
     )  # fmt: skip
     if call.plan.parts > 1:
-        torch.sum(sums, 0, out=d_scores) if d_scores.dtype == sums.dtype else d_scores.copy_(
-            sums.sum(0)
-        )
+        d_scores.copy_(sums.sum(0))
     return None if state is None else of_state(state, out, last, d_m)
 
 
@@ -198,7 +197,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     sequences, T, _ = cpu.sizes(scores, offsets)
     state = together(m, u, w)
-    o = cpu.rows_like(v) if every else v.new_empty(0)
+    o = rows_like(v) if every else v.new_empty(0)
     last = cpu.empty_state(v, sequences)
     saved = v.new_empty(_saved_shape(v) if save else (0,), dtype=torch.float32)
     if T == 0 or sequences == 0:
@@ -242,7 +241,7 @@ def _backward(
     d_w: OptionalTensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     state, last = together(m, u, w), (last_m, last_u, last_w)
-    d_scores, d_v = cpu.rows_like(scores), cpu.rows_like(v)
+    d_scores, d_v = rows_like(scores), rows_like(v)
     d_last = cpu.filled((d_m, d_u, d_w), last)
     none = v.new_empty(0)
     if scores.shape[1] == 0 or last_m.shape[0] == 0:
@@ -265,7 +264,7 @@ def _training_fake(
     every: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     sequences = v.shape[0] if offsets is None else offsets.shape[0] - 1
-    o = cpu.rows_like(v) if every else v.new_empty(0)
+    o = rows_like(v) if every else v.new_empty(0)
     return o, *cpu.empty_state(v, sequences), v.new_empty(_saved_shape(v), dtype=torch.float32)
 
 

@@ -7,9 +7,11 @@ import torch
 from problems import Tensors, every_cell, layer_problem, problem, results, run
 
 from flashrnn import layer
+from flashrnn.cells import lstm
 from flashrnn.dims import Dims
-from flashrnn.runtime.launch import PARALLEL_PRODUCTS
+from flashrnn.runtime.launch import PARALLEL_PRODUCTS, kernel_for
 from flashrnn.runtime.openmp import threading
+from flashrnn.runtime.threads import limited_threads
 
 CELLS = pytest.mark.parametrize("cell", every_cell(), ids=lambda c: c.name)
 
@@ -50,3 +52,19 @@ def test_every_cell(cell) -> None:
 def test_several_panels(cell, dtype) -> None:
     both_entries(cell, 13, 37, 2, 33, dtype)
     both_entries(cell, 2, 470, 1, 33, dtype)
+
+
+def test_a_kernel_that_was_limited_stays_apart() -> None:
+    """A direction that runs beside another one may take fewer threads than torch has."""
+    arguments = (lstm, "forward", torch.float32, 4, 5, 1, 6)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with limited_threads(1):
+            alone = kernel_for(*arguments)
+        both = kernel_for(*arguments)
+        with limited_threads(1):
+            assert kernel_for(*arguments) is alone
+    finally:
+        torch.set_num_threads(before)
+    assert (alone.threads, both.threads) == (1, 2)

@@ -16,12 +16,7 @@ from flashrnn.runtime.triton_kernels import Selected
 from flashrnn.tiling.triton import AlternatingTiling
 from flashrnn.tolerance import compare
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU on this machine"
-    ),
-]
+pytestmark = pytest.mark.gpu
 
 
 def to_gpu(arguments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

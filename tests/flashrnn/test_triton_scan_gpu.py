@@ -24,12 +24,7 @@ from flashrnn.scan import linear_scan
 from flashrnn.scan_reference import attention_reference as reference
 from flashrnn.scan_reference import linear_reference
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason="torch finds no NVIDIA GPU on this machine"
-    ),
-]
+pytestmark = pytest.mark.gpu
 SCHEDULES = [{}, {"t_per_chunk": 64}, {"t_per_chunk": 32, "d_per_program": 16}]
 
 
