@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scan_problems import problem
 
@@ -99,6 +99,7 @@ def test_bad_arguments() -> None:
     st.integers(1, 64),
     st.sampled_from(DEVICE.isas),
 )
+@example(LINEAR, FORWARD, "bfloat16", 1, 405, 432, 1, 28, DEVICE.isas[0])  # few blocks of time
 def test_every_problem_has_a_tiling_that_fits(
     kind, direction, dtype, sequences, T, columns, width, threads, isa
 ) -> None:

@@ -8,6 +8,7 @@ from problems import assert_close, cast, every_cell, layer_problem, problem, res
 from autotune.device import Device
 from flashrnn import layer
 from flashrnn.cells import gru, lstm
+from flashrnn.runtime import surround
 
 CELLS = pytest.mark.parametrize("cell", every_cell(), ids=lambda c: c.name)
 
@@ -70,3 +71,9 @@ def test_steps_give_the_sequence() -> None:
             steps.append(h)
     torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(states, last, rtol=1e-5, atol=1e-6)
+
+
+def test_pieces_of_one_step_pack_once(monkeypatch) -> None:
+    """More steps follow, so the first one is no single step."""
+    monkeypatch.setattr(surround, "PIECE_ROWS", 2)
+    check_layer(lstm, layer_problem(lstm, 2, 3, 1, 20, 5, torch.float32))
