@@ -133,6 +133,7 @@ struct LayerBackward {
   static constexpr int W = S::lanes;
   static constexpr int64_t chunk = 5 * P::depth;  // rows whose packed operands are multiplied
   static constexpr int64_t together = 16;         // rows packed at a time
+  static constexpr int64_t bias_rows = 256;       // summed before they meet the total
 
   // What lies in one row of gate gradients: pieces [offset, offset + length) side by side.
   struct Columns {
@@ -274,10 +275,14 @@ struct LayerBackward {
     const int64_t columns = a.gates * N * D;
     each(P::panels(columns), [&](int64_t p, int64_t) {
       for (int64_t c = p * P::panel; c < std::min((p + 1) * P::panel, columns); c += W) {
-        Vec sum[4] = {};  // several chains, and so a smaller error
-        for (int64_t r = 0; r < rows; ++r) sum[r % 4] += S::load(d_rows[r] + c, columns - c);
-        const Vec all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        S::store(a.d_bias + c, S::load(a.d_bias + c, columns - c) + all, columns - c);
+        Vec all = S::load(a.d_bias + c, columns - c);
+        for (int64_t first = 0; first < rows; first += bias_rows) {
+          const int64_t end = std::min(first + bias_rows, rows);
+          Vec sum[4] = {};
+          for (int64_t r = first; r < end; ++r) sum[r % 4] += S::load(d_rows[r] + c, columns - c);
+          all += (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        }
+        S::store(a.d_bias + c, all, columns - c);
       }
     });
   }

@@ -129,13 +129,10 @@ struct Product {
 
   template <int Rows, int V, bool grouped>
   static __attribute__((noinline)) void tile(const Tile& t) {
-    Vec sum[Rows][V];
+    // Sums of a stretch begin at zero: added one by one to a large total, small products would lose
+    // digits, and the error would grow with the square root of all of them.
+    Vec sum[Rows][V] = {};
     const int64_t count = t.n - t.column;
-    unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-      unroll<V>([&](auto v) __attribute__((always_inline)) {
-        sum[i][v] = t.add ? S::load(t.c[i] + t.column + v * W, count - v * W) : Vec{};
-      });
-    });
     const Real* row[Rows];
     if constexpr (!grouped)
       unroll<Rows>([&](auto i) __attribute__((always_inline)) {
@@ -157,7 +154,9 @@ struct Product {
     });
     unroll<Rows>([&](auto i) __attribute__((always_inline)) {
       unroll<V>([&](auto v) __attribute__((always_inline)) {
-        S::store(t.c[i] + t.column + v * W, sum[i][v], count - v * W);
+        Real* c = t.c[i] + t.column + v * W;
+        if (t.add) sum[i][v] += S::load(c, count - v * W);
+        S::store(c, sum[i][v], count - v * W);
       });
     });
   }

@@ -134,6 +134,12 @@ def test_any_state_alone_may_enter_the_loss(which) -> None:
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("cell", [lstm, slstm], ids=lambda c: c.name)
+def test_sums_over_many_rows(cell) -> None:
+    """Gradients of weights are sums over 16,384 rows, which one running total would blur."""
+    check(cell, problem(cell, 32, 512, 1, 20, torch.float32))
+
+
 def test_no_bias_and_no_initial_states() -> None:
     full = problem(lstm, 3, 4, 2, 9, torch.float64)
     del full["b"], full["states"]
