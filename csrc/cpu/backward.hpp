@@ -183,32 +183,46 @@ struct Backward {
       const auto& a = f.a;
       if (a.order.ended(b0 + b, Rows, t < 0 ? 0 : t)) return;
       Vec sum[Rows][V] = {};
+      int64_t terms = 0, flushed = 0;  // in the sums; in d_h
+      const auto flush = [&]() __attribute__((always_inline)) {
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          unroll<V>([&](auto v) __attribute__((always_inline)) {
+            Real* to = d_h(b + i) + panel * d_per_register + v * W;
+            S::store(to, flushed > 0 ? S::load(to) + sum[i][v] : sum[i][v]);
+            sum[i][v] = Vec{};
+          });
+        });
+        flushed += terms;
+        terms = 0;
+      };
       const Real* packed = f.panel_of(n, panel);
-      for (int g = 0; g < Gr; ++g, packed += a.D * d_per_register) {
+      for (int g = 0; g < Gr; ++g) {
         const Real* d_gate[Rows];
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
           d_gate[i] = gates_at(t + 1, b + i) + g * f.row;
           keep_address(d_gate[i]);
         });
-        repeat<Rows * V>(a.D, [&](int64_t d) __attribute__((always_inline)) {
-          Vec r[V];
-          unroll<V>([&](auto v) __attribute__((always_inline)) {
-            r[v] = S::load(packed + d * d_per_register + v * W);
-            S::keep_in_register(r[v]);
-          });
-          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            const Vec x = S::broadcast(d_gate[i][d]);
+        for (int64_t first = 0; first < a.D; first += stretch) {
+          const int64_t count = a.D - first < stretch ? a.D - first : stretch;
+          if (terms + count > stretch) flush();
+          repeat<Rows * V>(count, [&](int64_t l) __attribute__((always_inline)) {
+            Vec r[V];
             unroll<V>([&](auto v) __attribute__((always_inline)) {
-              sum[i][v] = S::fma(r[v], x, sum[i][v]);
+              r[v] = S::load(packed + l * d_per_register + v * W);
+              S::keep_in_register(r[v]);
+            });
+            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+              const Vec x = S::broadcast(d_gate[i][first + l]);
+              unroll<V>([&](auto v) __attribute__((always_inline)) {
+                sum[i][v] = S::fma(r[v], x, sum[i][v]);
+              });
             });
           });
-        });
+          packed += count * d_per_register;
+          terms += count;
+        }
       }
-      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-        unroll<V>([&](auto v) __attribute__((always_inline)) {
-          S::store(d_h(b + i) + panel * d_per_register + v * W, sum[i][v]);
-        });
-      });
+      flush();
     }
 
     // Into the states before the first step, through time.

@@ -284,20 +284,37 @@ struct Forward {
     static FLASHRNN_INLINE void accumulate(Vec (&sum)[Rows][Sums][V], const Real* packed,
                                            const Real* (&rows)[Rows], int64_t length) {
       unroll<Rows>([&](auto i) __attribute__((always_inline)) { keep_address(rows[i]); });
-      repeat<Rows * Gates * V>(length, [&](int64_t k) __attribute__((always_inline)) {
-        Vec x[Rows];
-        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          x[i] = S::broadcast(rows[i][k]);
+      Real total[Rows * Sums * V * W];
+      const auto each_sum = [&](auto body) __attribute__((always_inline)) {
+        unroll<Rows * Sums * V>([&](auto j) __attribute__((always_inline)) {
+          body(sum[j / (Sums * V)][j / V % Sums][j % V], total + j * W);
         });
-        unroll<Gates * V>([&](auto j) __attribute__((always_inline)) {
-          constexpr int to = sum_of(j / V);
-          Vec weight = S::load(packed + (k * Gates * V + j) * W);
-          S::keep_in_register(weight);
+      };
+      for (int64_t first = 0;; first += stretch) {
+        const int64_t count = length - first < stretch ? length - first : stretch;
+        repeat<Rows * Gates * V>(count, [&](int64_t l) __attribute__((always_inline)) {
+          const int64_t k = first + l;
+          Vec x[Rows];
           unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            sum[i][to][j % V] = S::fma(weight, x[i], sum[i][to][j % V]);
+            x[i] = S::broadcast(rows[i][k]);
+          });
+          unroll<Gates * V>([&](auto j) __attribute__((always_inline)) {
+            constexpr int to = sum_of(j / V);
+            Vec weight = S::load(packed + (k * Gates * V + j) * W);
+            S::keep_in_register(weight);
+            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+              sum[i][to][j % V] = S::fma(weight, x[i], sum[i][to][j % V]);
+            });
           });
         });
-      });
+        if (first > 0)
+          each_sum([](Vec& s, const Real* t) __attribute__((always_inline)) { s += S::load(t); });
+        if (first + stretch >= length) return;
+        each_sum([](Vec& s, Real* t) __attribute__((always_inline)) {
+          S::store(t, s);
+          s = Vec{};
+        });
+      }
     }
 
     // Wx of the next step for this tile: its rows lie too far apart for the hardware to foresee.

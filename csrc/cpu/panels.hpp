@@ -14,6 +14,10 @@ constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * t
 template <class Real>
 constexpr int64_t line = 64 / sizeof(Real);
 
+// Terms of a product that are summed before they meet the total: in one long chain the error would
+// grow with the square root of all of them.
+constexpr int64_t stretch = 128;
+
 // Hands out pieces of the workspace; with a null base it only adds up what would be needed.
 template <class Real>
 struct Workspace {

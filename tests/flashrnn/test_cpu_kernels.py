@@ -140,6 +140,11 @@ def test_sums_over_many_rows(cell) -> None:
     check(cell, problem(cell, 32, 512, 1, 20, torch.float32))
 
 
+@pytest.mark.parametrize("cell", [gru, slstm], ids=lambda c: c.name)
+def test_sums_over_many_units(cell) -> None:
+    check(cell, problem(cell, 5, 48, 1, 700, torch.float32))
+
+
 def test_no_bias_and_no_initial_states() -> None:
     full = problem(lstm, 3, 4, 2, 9, torch.float64)
     del full["b"], full["states"]
