@@ -86,6 +86,14 @@ struct Items {
   }
 };
 
+// unroll, from the last to the first where `Descending`.
+template <int N, bool Descending, class Body>
+FLASHRNN_INLINE void unroll_along(Body&& body) {
+  unroll<N>([&](auto i) __attribute__((always_inline)) {
+    body(std::integral_constant<int, Descending ? N - 1 - i : i>{});
+  });
+}
+
 // body(panel) for panels of `Widest` vectors, then of one, that together cover `count` numbers;
 // panel.at is where it begins, panel.count how many numbers its last vector has.
 template <class S, int V, bool Masked_, int Heads = 1>
@@ -108,26 +116,43 @@ struct Panel {
   }
 };
 
-template <class S, int Widest, class Body>
+// `Descending`: from the last number to the first. Rows that are gone through from the last to the
+// first must be, too: hardware fetches ahead along one direction only (a third of the bandwidth was
+// left where rows descended and their numbers ascended).
+template <class S, int Widest, bool Descending = false, class Body>
 FLASHRNN_INLINE void panels(int64_t count, Body&& body) {
-  int64_t at = 0;
-  for (; at + Widest * S::lanes <= count; at += Widest * S::lanes)
-    body(Panel<S, Widest, false>{at, S::lanes});
-  if constexpr (Widest > 1)
-    for (; at + S::lanes <= count; at += S::lanes) body(Panel<S, 1, false>{at, S::lanes});
-  if (at < count) body(Panel<S, 1, true>{at, count - at});
+  constexpr int64_t width = Widest * S::lanes;
+  const int64_t wide = count / width * width, whole = count / S::lanes * S::lanes;
+  const auto all_wide = [&]() __attribute__((always_inline)) {
+    for (int64_t at = 0; at < wide; at += width)
+      body(Panel<S, Widest, false>{Descending ? wide - width - at : at, S::lanes});
+  };
+  const auto single = [&]() __attribute__((always_inline)) {
+    if constexpr (Widest > 1)
+      for (int64_t at = wide; at < whole; at += S::lanes)
+        body(Panel<S, 1, false>{Descending ? wide + whole - S::lanes - at : at, S::lanes});
+  };
+  if constexpr (!Descending) all_wide(), single();
+  if (whole < count) body(Panel<S, 1, true>{whole, count - whole});
+  if constexpr (Descending) single(), all_wide();
 }
 
 // body(panel, head) for the panels of n heads of D channels; where a panel of `Vectors` is a whole
-// head, `Heads` neighbours go together, so that memory is gone through in longer runs.
-template <class S, int Vectors, int Heads, class Body>
+// head, `Heads` neighbours go together.
+template <class S, int Vectors, int Heads, bool Descending, class Body>
 FLASHRNN_INLINE void head_panels(int64_t n, int64_t D, Body&& body) {
-  int64_t j = 0;
-  if constexpr (Heads > 1)
-    if (D == Vectors * S::lanes)
-      for (; j + Heads <= n; j += Heads) body(Panel<S, Vectors, false, Heads>{0, S::lanes}, j);
-  for (; j < n; ++j)
-    panels<S, Vectors>(D, [&](auto panel) __attribute__((always_inline)) { body(panel, j); });
+  const int64_t together = Heads > 1 && D == Vectors * S::lanes ? n / Heads * Heads : 0;
+  const auto grouped = [&]() __attribute__((always_inline)) {
+    if constexpr (Heads > 1)
+      for (int64_t j = 0; j < together; j += Heads)
+        body(Panel<S, Vectors, false, Heads>{0, S::lanes}, Descending ? together - Heads - j : j);
+  };
+  if constexpr (!Descending) grouped();
+  for (int64_t j = together; j < n; ++j)
+    panels<S, Vectors, Descending>(D, [&](auto panel) __attribute__((always_inline)) {
+      body(panel, Descending ? together + n - 1 - j : j);
+    });
+  if constexpr (Descending) grouped();
 }
 
 // total + x with what the sum loses added to `lost` (Knuth's TwoSum).

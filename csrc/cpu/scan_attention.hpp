@@ -1,9 +1,9 @@
 // Attention over every prefix as a scan ("Attention as an RNN", Feng et al., 2024): forward.
 //
 // A work item is a sequence, a group of heads and a chunk of time. It goes through memory once and
-// in order: a tile of a few rows at a time, its panels of channels one after the other, with the
-// panel's sums in registers and the same panel of the next tile on its way. With more than one
-// chunk there are three phases: the chunks' totals, a short pass that joins them, and the results.
+// strictly in order, which is what hardware fetches ahead: row by row, its panels of channels one
+// after the other; sums wait in the L1 cache. With more than one chunk there are three phases: the
+// chunks' totals, a short pass that joins them, and the results.
 #pragma once
 
 #include "cpu/scan_block.hpp"
@@ -109,14 +109,14 @@ class ScanAttention {
   }
 
   void run() {
-    streaming = a.cut.streaming && a.o && may_stream<S>(a.o, a.D);
+    if (a.o) results = a.cut.streaming && may_stream<S>(a.o, a.D) ? streamed : cached;
     if (items.chunks > 1) {
       parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
         const auto item = items[i];
         if (!item.exists() || item.last()) return;
         const Core core = core_of(worker, item);
         core.prefix.begin(nullptr, nullptr, nullptr);
-        walk<false>(core, item, nullptr);
+        walk(core, item, nullptr, none);
         const auto to = total(item, item.chunk);
         core.prefix.end(to.m, to.u, to.w);
       });
@@ -184,82 +184,84 @@ class ScanAttention {
       const auto from = total(item, item.chunk - 1);
       core.prefix.begin(from.m, from.u, from.w);
     }
-    if (!a.o) {
-      walk<false>(core, item, a.saved);
-    } else {
-      walk<true>(core, item, a.saved);
-      if (streaming) fence();
-    }
+    walk(core, item, a.saved, results);
     if (!item.last()) return;
     const int64_t at = item.sequence * a.N + item.first_column;
     core.prefix.end(a.last.m + at, a.last.u + at, a.last.w + at * a.D);
   }
 
+  enum Results { none, cached, streamed };
+
   // All rows of the item, from the prefix in `core` to the one after them.
-  template <bool Write>
-  __attribute__((noinline)) void walk(const Core& core, const Items::Item& item, Real* saved) const {
-    const Block<S>& block = core.block;
-    const Prefix<S>& prefix = core.prefix;
-    const int64_t n = item.columns, g = item.sequence, first = item.first_column;
+  void walk(const Core& core, const Items::Item& item, Real* saved, Results results) const {
+    const bool descending = a.sequences.reverse;
+    if (results == none) return descending ? rows<none, true>(core, item, saved)
+                                           : rows<none, false>(core, item, saved);
+    if (results == cached) return descending ? rows<cached, true>(core, item, saved)
+                                             : rows<cached, false>(core, item, saved);
+    descending ? rows<streamed, true>(core, item, saved)
+               : rows<streamed, false>(core, item, saved);
+    fence();
+  }
+
+  // Descending: in memory; in time they ascend.
+  template <Results results, bool Descending>
+  __attribute__((noinline)) void rows(const Core& core, const Items::Item& item, Real* saved) const {
+    const Block<S> block = core.block;
+    const Prefix<S> prefix = core.prefix;
+    const int64_t n = item.columns, g = item.sequence, first = item.first_column, D = a.D;
     const auto scores = a.sequences.rows(a.scores, g).shifted(first);
-    const auto v = a.sequences.rows(a.v, g).shifted(first * a.D);
-    const auto o = a.sequences.rows(a.o, g).shifted(first * a.D);
+    const auto v = a.sequences.rows(a.v, g).shifted(first * D);
+    const auto o = a.sequences.rows(a.o, g).shifted(first * D);
     for (int64_t j = 0; j < n; ++j) prefix.other[j] = 1;
     for (int64_t i = item.begin; i < item.end; i += block_rows) {
-      const int64_t rows = item.end - i < block_rows ? item.end - i : block_rows;
+      const int64_t count = item.end - i < block_rows ? item.end - i : block_rows;
       if (saved != nullptr) {
         Real* at = saved + 2 * slot_of(a.sequences, g, i / block_rows) * a.N + first;
         std::memcpy(at, prefix.m, n * sizeof(Real));
         std::memcpy(at + a.N, prefix.u, n * sizeof(Real));
       }
-      block.scan(scores, i, rows, prefix.m, prefix.u);
+      block.scan(scores, i, count, prefix.m, prefix.u);
+      const int64_t end = (count - 1) * n;
+      std::memcpy(prefix.factor, block.before + end, n * sizeof(Real));
+      if constexpr (results != none)
+        for (int64_t k = 0; k < count * n; k += S::lanes)
+          S::store(block.before + k, S::load(block.before + k) * S::load(block.inverse + k));
       std::memset(prefix.local, 0, n * prefix.padded * sizeof(Real));
-      for (int64_t t = 0; t < rows; t += a.cut.t_per_tile) {
-        const int64_t tile = rows - t < a.cut.t_per_tile ? rows - t : a.cut.t_per_tile;
-        head_panels<S, Vectors, Heads>(n, a.D, [&](auto panel, int64_t j)
-                                                   __attribute__((always_inline)) {
-          this->tile<Write>(panel, core, v, o, i, t, tile, j);
+      for (int64_t r = 0; r < count; ++r) {
+        const Stored* from = v[i + r];
+        Stored* to = results == none ? nullptr : o[i + r];
+        head_panels<S, Vectors, Heads, Descending>(n, D, [&](auto panel, int64_t j)
+                                                             __attribute__((always_inline)) {
+          const int64_t at = j * prefix.padded + panel.at, column = j * D + panel.at;
+          row<results, Descending>(panel, block, r * n + j, prefix.local + at, prefix.w + at,
+                                   from + column, results == none ? nullptr : to + column);
         });
       }
-      const int64_t end = (rows - 1) * n;
-      std::memcpy(prefix.factor, block.before + end, n * sizeof(Real));
       prefix.join(block.m + end, block.local, prefix.local);
     }
   }
 
-  // Rows [t, t + count) of the block that begins at row i, a panel of head j and its neighbours.
-  template <bool Write, class P>
-  FLASHRNN_INLINE void tile(P panel, const Core& core, const Rows<const Stored>& v,
-                            const Rows<Stored>& o, int64_t i, int64_t t, int64_t count,
-                            int64_t j) const {
-    const Block<S>& block = core.block;
-    const int64_t at = j * core.prefix.padded + panel.at, column = j * a.D + panel.at;
-    Vec local[P::all], before[P::all];
-    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
-      local[k] = S::load(core.prefix.local + at + k * S::lanes);
-      before[k] = S::load(core.prefix.w + at + k * S::lanes);
-    });
-    for (int64_t r = t; r < t + count; ++r) {
-      const Stored* from = v[i + r] + column;
-      const Stored* next = v[i + r + count] + column;
-      [[maybe_unused]] Stored* to = Write ? o[i + r] + column : nullptr;
-      unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
-        const int64_t scalar = r * block.n + j + h;
-        const Vec scale = S::broadcast(block.scale[scalar]), p = S::broadcast(block.p[scalar]);
-        const Vec inverse = S::broadcast(block.inverse[scalar]);
-        const Vec old = S::broadcast(block.before[scalar] * block.inverse[scalar]);
-        unroll<P::vectors>([&](auto vector) __attribute__((always_inline)) {
-          constexpr int k = h * P::vectors + vector;
-          const Vec x = panel.load(from + k * S::lanes);
-          prefetch(next + k * S::lanes);
-          local[k] = S::fma(p, x, scale * local[k]);
-          if constexpr (Write)
-            panel.store(to + k * S::lanes, S::fma(old, before[k], inverse * local[k]), streaming);
-        });
+  // A panel of one row. scalar: of its first head in the block; local, before: the block's sums so
+  // far and those before it.
+  template <Results results, bool Descending, class P>
+  static FLASHRNN_INLINE void row(P panel, const Block<S>& block, int64_t scalar, Real* local,
+                                  const Real* before, const Stored* v, Stored* o) {
+    unroll_along<P::heads, Descending>([&](auto h) __attribute__((always_inline)) {
+      const Vec scale = S::broadcast(block.scale[scalar + h]);
+      const Vec p = S::broadcast(block.p[scalar + h]);
+      Vec inverse{}, old{};
+      if constexpr (results != none) {
+        inverse = S::broadcast(block.inverse[scalar + h]);
+        old = S::broadcast(block.before[scalar + h]);  // times the inverse already
+      }
+      unroll_along<P::vectors, Descending>([&](auto vector) __attribute__((always_inline)) {
+        constexpr int k = (h * P::vectors + vector) * S::lanes;
+        const Vec sum = S::fma(p, panel.load(v + k), scale * S::load(local + k));
+        S::store(local + k, sum);
+        if constexpr (results != none)
+          panel.store(o + k, S::fma(old, S::load(before + k), inverse * sum), results == streamed);
       });
-    }
-    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
-      S::store(core.prefix.local + at + k * S::lanes, local[k]);
     });
   }
 
@@ -269,7 +271,7 @@ class ScanAttention {
   AttentionState<Real> totals{};
   int64_t per_core = 0;
   Real* cores = nullptr;
-  bool streaming = false;
+  Results results = none;
 };
 
 }  // namespace flashrnn

@@ -31,7 +31,7 @@ template <class S, class Stored, int Vectors, int Heads>
 class ScanAttentionBackward {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
-  enum Mode { totals_only, with_outputs, without_outputs };
+  enum Results { none, cached, streamed };
 
  public:
   using Arguments = ScanAttentionBackwardArguments<Real, Stored>;
@@ -50,7 +50,7 @@ class ScanAttentionBackward {
   }
 
   void run() {
-    streaming = a.cut.streaming && may_stream<S>(a.d_v, a.D);
+    results = a.cut.streaming && may_stream<S>(a.d_v, a.D) ? streamed : cached;
     if (items.chunks > 1) {
       parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
         const auto item = items[i];
@@ -58,7 +58,7 @@ class ScanAttentionBackward {
         const Core core = core_of(worker, item);
         core.suffix.begin(nullptr, nullptr, nullptr);
         relative_to_end(core, item);
-        if (a.d_o) walk<totals_only>(core, item);
+        if (a.d_o) walk<true, none>(core, item);
         else relative_to_begin(core, item);
         const auto to = total(item, item.chunk);
         core.suffix.end(to.m, to.u, to.w);
@@ -81,10 +81,12 @@ class ScanAttentionBackward {
     Block<S> block;
     Prefix<S> suffix;
     Real* dots;   // [block_rows][n]: <v_i, S_i> - sigma_i, but for sigma behind the block
-    Real* sigma;  // [n][padded]: sigma's sum within the block, a vector for each panel
+    // [n][padded], a vector at the beginning of each panel, whose lanes are still to be summed:
+    Real* sigma;  // sigma's sum within the block
+    Real* terms;  // a row's dots
     Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), suffix(memory, n, D) {
       dots = memory.take(block_rows * n + S::lanes);
-      sigma = memory.take(n * suffix.padded);
+      for (Real** x : {&sigma, &terms}) *x = memory.take(n * suffix.padded);
     }
   };
 
@@ -165,126 +167,124 @@ class ScanAttentionBackward {
       const auto from = total(item, item.chunk + 1);
       core.suffix.begin(from.m, from.u, from.w);
     }
-    a.d_o ? walk<with_outputs>(core, item) : walk<without_outputs>(core, item);
-    if (streaming) fence();
+    if (a.d_o) results == streamed ? walk<true, streamed>(core, item) : walk<true, cached>(core, item);
+    else results == streamed ? walk<false, streamed>(core, item) : walk<false, cached>(core, item);
+    if (results == streamed) fence();
     if (item.chunk == 0 && a.d_initial.m != nullptr) initial(core, item);
   }
 
-  template <Mode mode>
-  __attribute__((noinline)) void walk(const Core& core, const Items::Item& item) const {
-    const Block<S>& block = core.block;
-    const Prefix<S>& suffix = core.suffix;
-    const int64_t n = item.columns;
+  // Outputs: whether outputs have a gradient.
+  template <bool Outputs, Results results>
+  void walk(const Core& core, const Items::Item& item) const {
+    a.sequences.reverse ? rows<Outputs, results, false>(core, item)
+                        : rows<Outputs, results, true>(core, item);
+  }
+
+  // Descending: in memory; in time they always descend.
+  template <bool Outputs, Results results, bool Descending>
+  __attribute__((noinline)) void rows(const Core& core, const Items::Item& item) const {
+    const Block<S> block = core.block;
+    const Prefix<S> suffix = core.suffix;
+    const int64_t n = item.columns, D = a.D, first = item.first_column * D;
+    const auto v = a.sequences.rows(a.v, item.sequence).shifted(first);
+    const auto o = a.sequences.rows(a.o, item.sequence).shifted(first);
+    const auto d_o = a.sequences.rows(a.d_o, item.sequence).shifted(first);
+    const auto d_v = a.sequences.rows(a.d_v, item.sequence).shifted(first);
     for (int64_t j = 0; j < n; ++j) suffix.other[j] = 1;
     const int64_t blocks = parts(item.end - item.begin, block_rows);
     for (int64_t b = blocks - 1; b >= 0; --b) {
       const int64_t i = item.begin + b * block_rows;
-      const int64_t rows = item.end - i < block_rows ? item.end - i : block_rows;
-      scan(core, item, i, rows);
-      for (int64_t r = 0; r < rows; ++r)  // the factor of what follows the block
+      const int64_t count = item.end - i < block_rows ? item.end - i : block_rows;
+      scan(core, item, i, count);
+      for (int64_t r = 0; r < count; ++r)  // the factor of what follows the block
         for (int64_t j = 0; j < n; j += S::lanes)
           S::store(block.before + r * n + j,
                    ratio<S>(S::load(block.m + r * n + j), S::load(suffix.m + j)), n - j);
-      std::memset(core.dots, 0, rows * n * sizeof(Real));
       std::memset(core.sigma, 0, n * suffix.padded * sizeof(Real));
       std::memset(suffix.local, 0, n * suffix.padded * sizeof(Real));
-      for (int64_t end = rows; end > 0; end -= a.cut.t_per_tile) {
-        const int64_t t = end < a.cut.t_per_tile ? 0 : end - a.cut.t_per_tile;
-        head_panels<S, Vectors, Heads>(n, a.D, [&](auto panel, int64_t j)
-                                                   __attribute__((always_inline)) {
-          this->tile<mode>(panel, core, item, i, t, end, j);
+      for (int64_t r = count - 1; r >= 0; --r) {
+        const Row of{Outputs ? d_o[i + r] : nullptr, Outputs ? o[i + r] : nullptr,
+                     results == none ? nullptr : v[i + r], results == none ? nullptr : d_v[i + r]};
+        head_panels<S, Vectors, Heads, Descending>(n, D, [&](auto panel, int64_t j)
+                                                             __attribute__((always_inline)) {
+          const int64_t at = j * suffix.padded + panel.at;
+          row<Outputs, results, Descending>(panel, block, r * n + j, of, j * D + panel.at,
+                                            suffix.local + at, suffix.w + at, core.sigma + at,
+                                            core.terms + at);
         });
+        if constexpr (results != none) add_up(core.terms, suffix, core.dots + r * n);
       }
-      scalars<mode>(core, item, i, rows);
+      scalars<results != none>(core, item, i, count);
       std::memcpy(suffix.factor, block.before, n * sizeof(Real));
       suffix.join(block.m, block.local, suffix.local);
     }
   }
 
-  // Rows [t, end) of the block that begins at row i, last row first, a panel of head j and its
-  // neighbours. sigma is summed lane by lane, so that a row needs one sum over channels only.
-  template <Mode mode, class P>
-  FLASHRNN_INLINE void tile(P panel, const Core& core, const Items::Item& item, int64_t i,
-                            int64_t t, int64_t end, int64_t j) const {
-    constexpr bool outputs = mode != without_outputs, values = mode != totals_only;
-    const Block<S>& block = core.block;
-    const auto& s = a.sequences;
-    const auto v = s.rows(a.v, item.sequence), o = s.rows(a.o, item.sequence);
-    const auto d_o = s.rows(a.d_o, item.sequence);
-    const auto d_v = s.rows(a.d_v, item.sequence);
-    const int64_t at = j * core.suffix.padded + panel.at, ahead = end - t;
-    const int64_t column = (item.first_column + j) * a.D + panel.at;
-    Vec local[P::all], after[P::all], sigma[P::heads], terms[P::heads][4];
-    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
-      local[k] = S::load(core.suffix.local + at + k * S::lanes);
-      after[k] = S::load(core.suffix.w + at + k * S::lanes);
-    });
-    unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
-      sigma[h] = S::load(core.sigma + at + h * P::vectors * S::lanes);
-    });
-    for (int64_t r = end - 1; r >= t; --r) {
-      const int64_t row = i + r, slot = (end - 1 - r) % 4;
-      unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
-        const int64_t scalar = r * block.n + j + h;
-        const Vec scale = S::broadcast(block.scale[scalar + block.n]);
-        const Vec inverse = S::broadcast(block.inverse[scalar]);
-        const Vec follows = S::broadcast(block.before[scalar]), p = S::broadcast(block.p[scalar]);
-        Vec sum_o{}, sum_v{};
-        unroll<P::vectors>([&](auto vector) __attribute__((always_inline)) {
-          constexpr int k = h * P::vectors + vector;
-          const int64_t c = column + k * S::lanes;
-          if constexpr (outputs) {
-            const Vec d = panel.load(d_o[row] + c);
-            prefetch(d_o[row - ahead] + c);
-            prefetch(o[row - ahead] + c);
-            sum_o = S::fma(d, panel.load(o[row] + c), sum_o);
-            local[k] = S::fma(inverse, d, scale * local[k]);
-          }
-          if constexpr (values) {
-            const Vec sum = S::fma(follows, after[k], local[k]);
-            prefetch(v[row - ahead] + c);
-            sum_v = S::fma(panel.load(v[row] + c), sum, sum_v);
-            panel.store(d_v[row] + c, p * sum, streaming);
-          }
-        });
-        if constexpr (outputs) sigma[h] = S::fma(inverse, sum_o, scale * sigma[h]);
-        if constexpr (values) {
-          terms[h][slot] = sum_v - sigma[h];
-          if (slot == 3 || r == t) add_dots(terms[h], core.dots + scalar, slot, block.n);
+  struct Row {
+    const Stored *d_o, *o, *v;
+    Stored* d_v;
+  };
+
+  // A panel of one row. scalar: of its first head in the block; column: in the row; local, after:
+  // the block's sums so far and those behind it.
+  template <bool Outputs, Results results, bool Descending, class P>
+  static FLASHRNN_INLINE void row(P panel, const Block<S>& block, int64_t scalar, const Row& row,
+                                  int64_t column, Real* local, const Real* after, Real* sigmas,
+                                  Real* terms) {
+    unroll_along<P::heads, Descending>([&](auto h) __attribute__((always_inline)) {
+      const Vec scale = S::broadcast(block.scale[scalar + h + block.n]);
+      const Vec inverse = S::broadcast(block.inverse[scalar + h]);
+      const Vec follows = S::broadcast(block.before[scalar + h]);
+      const Vec p = S::broadcast(block.p[scalar + h]);
+      Vec sum_o{}, sum_v{}, sigma{};
+      unroll_along<P::vectors, Descending>([&](auto vector) __attribute__((always_inline)) {
+        constexpr int k = (h * P::vectors + vector) * S::lanes;
+        Vec sum = S::load(local + k);
+        if constexpr (Outputs) {
+          const Vec d = panel.load(row.d_o + column + k);
+          sum_o = S::fma(d, panel.load(row.o + column + k), sum_o);
+          sum = S::fma(inverse, d, scale * sum);
+          S::store(local + k, sum);
+        }
+        if constexpr (results != none) {
+          sum = S::fma(follows, S::load(after + k), sum);
+          sum_v = S::fma(panel.load(row.v + column + k), sum, sum_v);
+          panel.store(row.d_v + column + k, p * sum, results == streamed);
         }
       });
-    }
-    unroll<P::heads>([&](auto h) __attribute__((always_inline)) {
-      S::store(core.sigma + at + h * P::vectors * S::lanes, sigma[h]);
-    });
-    unroll<P::all>([&](auto k) __attribute__((always_inline)) {
-      S::store(core.suffix.local + at + k * S::lanes, local[k]);
+      constexpr int k = h * P::vectors * S::lanes;
+      if constexpr (Outputs) {
+        sigma = S::fma(inverse, sum_o, scale * S::load(sigmas + k));
+        S::store(sigmas + k, sigma);
+      }
+      if constexpr (results != none) S::store(terms + k, sum_v - sigma);
     });
   }
 
-  // Adds the sum of terms[k] to the row at `to`, of terms[k - 1] to the next one, and so on.
-  static FLASHRNN_INLINE void add_dots(const Vec* terms, Real* to, int64_t k, int64_t n) {
-    if (k == 3) {
-      Real sums[4];
-      sums_of_four<S>(terms, sums);
-      for (int64_t x = 0; x < 4; ++x) to[x * n] += sums[3 - x];
-    } else {
-      for (int64_t x = 0; x <= k; ++x) to[x * n] += sum_of<Real, sizeof(Vec)>(terms[k - x]);
+  // What is kept for the panels of n heads, summed for each.
+  void add_up(const Real* kept, const Prefix<S>& suffix, Real* sums) const {
+    const auto of_head = [&](int64_t j) __attribute__((always_inline)) {
+      Vec sum{};
+      panels<S, Vectors>(a.D, [&](auto panel) __attribute__((always_inline)) {
+        sum += S::load(kept + j * suffix.padded + panel.at);
+      });
+      return sum;
+    };
+    int64_t j = 0;
+    for (; j + 4 <= suffix.n; j += 4) {
+      const Vec four[] = {of_head(j), of_head(j + 1), of_head(j + 2), of_head(j + 3)};
+      sums_of_four<S>(four, sums + j);
     }
+    for (; j < suffix.n; ++j) sums[j] = sum_of<Real, sizeof(Vec)>(of_head(j));
   }
 
   // The gradients of the scores; leaves the block's own sigma in block.local.
-  template <Mode mode>
+  template <bool Scores>
   void scalars(const Core& core, const Items::Item& item, int64_t i, int64_t rows) const {
     const Block<S>& block = core.block;
-    const int64_t n = item.columns, padded = core.suffix.padded;
-    for (int64_t j = 0; j < n; ++j) {
-      Vec sum{};
-      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes)
-        sum += S::load(core.sigma + k);
-      block.local[j] = sum_of<Real, sizeof(Vec)>(sum);
-    }
-    if constexpr (mode == totals_only) return;
+    const int64_t n = item.columns;
+    add_up(core.sigma, core.suffix, block.local);
+    if constexpr (!Scores) return;
     const auto to = a.sequences.rows(a.d_scores, item.sequence).shifted(item.first_column);
     for (int64_t j = 0; j < n; j += S::lanes) {
       const Vec after = S::load(core.suffix.u + j);
@@ -345,7 +345,7 @@ class ScanAttentionBackward {
   AttentionState<Real> totals{};
   int64_t per_core = 0;
   Real* cores = nullptr;
-  bool streaming = false;
+  Results results = cached;
 };
 
 }  // namespace flashrnn

@@ -75,8 +75,8 @@ class ScanKernel:
         t = ScanTiling.of_config(config)
         stores = "past the caches" if t.streaming else "through the caches"
         return (
-            f"panels of {t.heads_per_panel} × {t.vectors_per_panel} vectors, {t.t_per_tile} rows a "
-            f"tile, {t.columns_per_core} heads and {t.t_per_chunk} steps per core, {stores}"
+            f"panels of {t.heads_per_panel} × {t.vectors_per_panel} vectors, "
+            f"{t.columns_per_core} heads and {t.t_per_chunk} steps per core, {stores}"
         )
 
 

@@ -40,6 +40,7 @@ class ScanTiling:
 
     heads_per_panel: whole heads, of vectors_per_panel vectors each, that share a panel.
 
+    t_per_tile: of a linear recurrence, whose rows go in tiles; attention goes row by row.
     streaming: 1 where results bypass the caches. t_per_chunk: steps that one core takes in a row;
     a whole sequence where that is at least its length.
     """
@@ -114,7 +115,8 @@ def model(problem: ScanProblem, device: Cpu) -> Model:
     vectors = m.int_var("vectors_per_panel", [k for k in VECTORS_PER_PANEL if k <= widest])
     group = m.int_var("columns_per_core", _column_groups(problem, lanes))
     chunk = m.int_var("t_per_chunk", _chunks(T, problem.threads))
-    m.int_var("t_per_tile", ROWS_PER_TILE)
+    # Attention goes row by row: any other order costs more bandwidth than it saves arithmetic.
+    m.int_var("t_per_tile", (1,) if problem.kind == ATTENTION else ROWS_PER_TILE)
     m.int_var("streaming", (0, 1))
     # Heads go together where a panel holds each of them whole.
     whole = problem.width // lanes if problem.width % lanes == 0 else 0
@@ -189,8 +191,9 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
 
 @lru_cache(maxsize=4096)
 def default(problem: ScanProblem, device: Cpu) -> ScanTiling:
-    """The cheapest tiling by cost; four rows a tile, which was best wherever it was measured."""
-    solutions = (s for s in model(problem, device).solutions() if s["t_per_tile"] == 4)
+    """The cheapest tiling by cost; of a linear scan with four rows a tile, the best measured."""
+    rows = 1 if problem.kind == ATTENTION else 4
+    solutions = (s for s in model(problem, device).solutions() if s["t_per_tile"] == rows)
     best = min(solutions, key=lambda s: (cost(s, problem, device), sorted(s.items())))
     return ScanTiling.of_config(best)
 

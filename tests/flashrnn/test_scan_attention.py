@@ -256,8 +256,8 @@ def test_every_sixteen_bit_number_goes_through(dtype, monkeypatch) -> None:
 TILINGS = [
     {"t_per_chunk": 64, "columns_per_core": 1, "threads": 2},
     {"t_per_chunk": 128, "columns_per_core": 2, "vectors_per_panel": 1, "threads": 3},
-    {"t_per_tile": 1, "vectors_per_panel": 2, "streaming": 1},
-    {"t_per_tile": 8, "columns_per_core": 3, "streaming": 1, "threads": 2},
+    {"vectors_per_panel": 2, "streaming": 1},
+    {"columns_per_core": 3, "streaming": 1, "threads": 2},
 ]
 
 

@@ -176,7 +176,7 @@ def test_a_tuned_tiling_is_used(monkeypatch, tmp_path) -> None:
     arguments = (ATTENTION, FORWARD, FLOAT32, False, 1, 70, 2, 16)
     plan = scan_launch.plan_for(*arguments)
     assert not plan.tuned
-    other = replace(plan.tiling, t_per_tile=1)
+    other = replace(plan.tiling, streaming=1 - plan.tiling.streaming)
     cache.remember_here(
         scan_launch.problem_key(plan.problem), DEVICE.fingerprint, other.as_config()
     )
