@@ -98,7 +98,7 @@ FLASHRNN_INLINE void unroll_along(Body&& body) {
 // panel.at is where it begins, panel.count how many numbers its last vector has.
 template <class S, int V, bool Masked_, int Heads = 1>
 struct Panel {
-  static constexpr int vectors = V, heads = Heads, all = V * Heads;
+  static constexpr int vectors = V, heads = Heads;
   static constexpr bool masked = Masked_;
   int64_t at, count;
 
