@@ -28,6 +28,7 @@ def test_wheel(tmp_path) -> None:
         file.extractall(tmp_path / "site")
     for needed in (
         "flashrnn/csrc/cpu/forward.hpp",
+        "flashrnn/csrc/cuda/block_forward.hpp",
         "autotune/devices.toml",
         *(f"flashrnn/packs/{name}.json" for name in ("a100-40-sxm", "h100-sxm", "l4", "rtx-4090")),
         "flashrnn/py.typed",

@@ -7,6 +7,9 @@
 
 #define FLASHRNN_INLINE __forceinline__
 #define FLASHRNN_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// The place of a primitive's call, which only the host asks for.
+#define FLASHRNN_WHERE
+#define FLASHRNN_AND_WHERE
 
 namespace flashrnn {
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import subprocess
-import tempfile
 from collections.abc import Iterable
+from collections.abc import Sequence as Sequence_
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from simt_driver import CSRC, Library, Region
 
 from flashrnn.dims import Dims
 from flashrnn.emit.cuda import BACKWARD, TRAINING
@@ -20,49 +19,50 @@ from flashrnn.passes.lower import Program
 from flashrnn.runtime.arguments import unit_weights
 from flashrnn.tiling.cuda import BlockTiling, CudaProblem, source_of
 
-CSRC = Path(__file__).parents[2] / "csrc"
-ORDERS = {"forward": 0, "backward": 1, "scattered": 2}
 Tensor = torch.Tensor
 Argument = Tensor | int | float | None
 _ENTRY = """
-extern "C" void execute(const Kernel::Arguments* a, int blocks_x, int blocks_y, int order) {
-  host::execute(blocks_x, blocks_y, warps * lanes, Kernel::shared_bytes, order, [&] { run(*a); });
+extern "C" int execute(const simt::Launch* launch, const void* arguments) {
+  const auto copy = *static_cast<const Kernel::Arguments*>(arguments);
+  return simt::run(*launch, [&] { run(copy); });
 }
 extern "C" int shared_bytes() { return Kernel::shared_bytes; }
 """
 
 
+class Issues(Exception):
+    """What the execution model found in a kernel."""
+
+
 class HostKernel:
     """One compiled kernel."""
 
-    def __init__(
-        self, problem: CudaProblem, tiling: BlockTiling, folder: Path, csrc: Path = CSRC
-    ) -> None:
-        self.problem = problem
-        source = source_of(problem, tiling) + _ENTRY
-        stem = hashlib.sha256(f"{source} {csrc}".encode()).hexdigest()[:16]
-        text, library = folder / f"{stem}.cpp", folder / f"{stem}.so"
-        if not library.exists():
-            text.write_text(source)
-            command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra"]
-            command += ["-Werror", "-Wno-unknown-pragmas", f"-I{csrc}", str(text)]
-            # kernels that are loaded beside each other keep their own tables of the cell
-            command.append("-fno-gnu-unique")
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                made = Path(scratch) / "kernel.so"
-                subprocess.run([*command, "-o", str(made)], check=True)
-                made.replace(library)
-        self._library = ctypes.CDLL(str(library))
+    def __init__(self, problem: CudaProblem, tiling: BlockTiling, csrc: Path = CSRC) -> None:
+        self.problem, self._threads = problem, 32 * tiling.warps
+        self._library = Library(source_of(problem, tiling) + _ENTRY, (csrc, CSRC))
 
     @property
     def shared_bytes(self) -> int:
-        return int(self._library.shared_bytes())
+        return self._library.call("shared_bytes")
 
-    def run(self, order: str, *arguments: Argument) -> None:
-        """With the schedule's Arguments, field by field, each of 8 bytes."""
-        packed = pack(arguments)
+    def run(self, order: str, written: Sequence_[Tensor], *arguments: Argument) -> None:
+        """With the schedule's Arguments, field by field, each of 8 bytes. Raises Issues."""
         dims = self.problem.dims
-        self._library.execute(ctypes.byref(packed), -(-dims.B // 16), dims.N, ORDERS[order])
+        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        results = {t.data_ptr() for t in written}
+        regions = [
+            Region(
+                f"argument {i}", t.data_ptr(), t.numel() * t.element_size(),
+                "read_write" if t.data_ptr() in results else "read_only",
+            )
+            for i, t in enumerate(tensors)
+        ]  # fmt: skip
+        found = self._library.run(
+            "execute", pack(arguments), regions, (-(-dims.B // 16), dims.N), (self._threads,),
+            shared=self.shared_bytes, order=order, seed=dims.D,
+        )  # fmt: skip
+        if found:
+            raise Issues("\n".join(found))
 
 
 def pack(arguments: Iterable[Argument]) -> ctypes.Structure:
@@ -86,7 +86,7 @@ class Kernel(Protocol):
 
     problem: CudaProblem
 
-    def run(self, order: str, *arguments: Argument) -> None: ...
+    def run(self, order: str, written: Sequence_[Tensor], *arguments: Argument) -> None: ...
 
 
 class Sequence:
@@ -119,8 +119,9 @@ class Sequence:
             self.states.zero_()
         saved = self.saved if kernel.problem.direction == TRAINING else None
         recurrent = self.r if self.cell.recurrence == DENSE else None
+        written = [self.states, self.last, *([] if saved is None else [saved])]
         kernel.run(
-            order, self.wx, *self.wx.stride()[:-1], recurrent, self.bias, self.weights,
+            order, written, self.wx, *self.wx.stride()[:-1], recurrent, self.bias, self.weights,
             self.initial, self.states, *self.states.stride()[:-1], self.last, saved, lengths,
             *self._sizes(options),
         )  # fmt: skip
@@ -133,11 +134,13 @@ class Sequence:
         if lengths is not None:
             self.d_gates.zero_()
         strides = (0, 0, 0, 0) if d_states is None else d_states.stride()[:-1]
+        written = [self.d_gates, self.d_initial]
+        written += [] if self.d_weights is None else [self.d_weights]
         kernel.run(
-            order, self.r, self.weights, self.initial, self.states, *self.states.stride()[:-1],
-            self.saved, d_states, *strides, d_last, self.d_gates, *self.d_gates.stride()[:-1],
-            self.d_initial, self.d_weights, lengths, *self._sizes(options),
-            float(options.gradient_clip), int(options.gradient_cut),
+            order, written, self.r, self.weights, self.initial, self.states,
+            *self.states.stride()[:-1], self.saved, d_states, *strides, d_last, self.d_gates,
+            *self.d_gates.stride()[:-1], self.d_initial, self.d_weights, lengths,
+            *self._sizes(options), float(options.gradient_clip), int(options.gradient_cut),
         )  # fmt: skip
 
     def _sizes(self, options: Options) -> tuple[int, ...]:

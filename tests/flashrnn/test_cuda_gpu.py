@@ -4,6 +4,7 @@
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ class GpuKernel:
         shared = self._made.shared_bytes
         self._checked(driver.cuFuncSetAttribute(self._function, limit, shared))
 
-    def run(self, _order: str, *arguments: Argument) -> None:
+    def run(self, _order: str, _written: Sequence[torch.Tensor], *arguments: Argument) -> None:
         packed, dims = pack(arguments), self.problem.dims
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(packed))
         stream = torch.cuda.current_stream().cuda_stream

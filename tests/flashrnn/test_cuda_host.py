@@ -3,13 +3,13 @@
 import itertools
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from cuda_checks import comparisons, half_held, inference
-from cuda_host import CSRC, ORDERS, HostKernel
+from cuda_host import HostKernel, Issues
 from problems import every_cell
+from simt_driver import CSRC, ORDERS
 
 from flashrnn.cells import gru, indrnn, lstm, peephole_lstm, slstm
 from flashrnn.dims import Dims
@@ -36,16 +36,6 @@ SAMPLE = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
-@pytest.fixture
-def on_host(folder):
-    return lambda problem, tiling: HostKernel(problem, tiling, folder)
-
-
 def name_of(value) -> str:
     return getattr(value, "name", str(value))
 
@@ -57,38 +47,38 @@ def hold(found) -> None:
 
 
 @pytest.mark.parametrize(("cell", "dtype", "shape"), SAMPLE, ids=name_of)
-def test_results_and_gradients(cell, dtype, shape, on_host) -> None:
+def test_results_and_gradients(cell, dtype, shape) -> None:
     dims, per_warp = SHAPES[shape]
     for order in ORDERS:
-        hold(comparisons(cell, dtype, dims, per_warp, order, on_host))
+        hold(comparisons(cell, dtype, dims, per_warp, order, HostKernel))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_options(options, on_host) -> None:
+def test_options(options) -> None:
     dims = Dims(4, 3, 1, 16)
-    hold(comparisons(lstm, BFLOAT16, dims, 1, "forward", on_host, **options))
+    hold(comparisons(lstm, BFLOAT16, dims, 1, "forward", HostKernel, **options))
 
 
-def test_inference_saves_nothing(on_host) -> None:
-    hold(inference(gru, BFLOAT16, Dims(5, 2, 1, 24), on_host))
+def test_inference_saves_nothing() -> None:
+    hold(inference(gru, BFLOAT16, Dims(5, 2, 1, 24), HostKernel))
 
 
 @pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
-def test_shared_memory_is_as_predicted(direction, on_host) -> None:
+def test_shared_memory_is_as_predicted(direction) -> None:
     p, tiling = half_held(peephole_lstm, direction, BFLOAT16, Dims(1, 1, 1, 16), 1)
-    assert on_host(p, tiling).shared_bytes == shared_bytes(p, 2, 1, p.k_tiles // 2)
+    assert HostKernel(p, tiling).shared_bytes == shared_bytes(p, 2, 1, p.k_tiles // 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "dtype"), list(itertools.product(every_cell(), DTYPES)), ids=name_of
 )
-def test_every_cell_and_dtype(cell, dtype, on_host) -> None:
+def test_every_cell_and_dtype(cell, dtype) -> None:
     """Over all of them, each shape meets each dtype."""
     at = every_cell().index(cell) + 2 * DTYPES.index(dtype)
     dims, per_warp = SHAPES[at % len(SHAPES)]
     order = list(ORDERS)[at % len(ORDERS)]
-    hold(comparisons(cell, dtype, dims, per_warp, order, on_host))
+    hold(comparisons(cell, dtype, dims, per_warp, order, HostKernel))
 
 
 def barriers() -> list[tuple[str, int]]:
@@ -102,21 +92,19 @@ def barriers() -> list[tuple[str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "at"), barriers())
-def test_no_barrier_can_be_left_out(name, at, folder, tmp_path) -> None:
+def test_no_barrier_can_be_left_out(name, at, tmp_path) -> None:
+    """Without it the execution model reports a race or a number is wrong, in every order."""
     shutil.copytree(CSRC / "cuda", tmp_path / "cuda")
     text = (tmp_path / "cuda" / name).read_text()
     call = "block_barrier();"
     assert text[at:].startswith(call)
     (tmp_path / "cuda" / name).write_text(text[:at] + ";" + text[at + len(call) :])
+    # with 13 units, two warps share an operand, of which one has cleared what the other writes
+    dims, per_warp = SHAPES[3]
 
     def changed(problem, tiling):
-        return HostKernel(problem, tiling, folder, tmp_path)
+        return HostKernel(problem, tiling, tmp_path)
 
-    # with 13 units, two warps share an operand, of which one has cleared what the other writes
-    found = [
-        result
-        for dims, per_warp in (SHAPES[0], SHAPES[3])
-        for order in ORDERS
-        for result in comparisons(lstm, BFLOAT16, dims, per_warp, order, changed)
-    ]
-    assert any(not result.ok for result in found)
+    for order in ORDERS:
+        with pytest.raises(Issues, match="race: "):
+            comparisons(lstm, BFLOAT16, dims, per_warp, order, changed)
