@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from autotune import cache, show, show_compiled
 from autotune.compare import compare
-from autotune.compiling import LIMIT_SECONDS, compilers, conflict, survey
+from autotune.compiling import LIMIT_SECONDS, compilers, conflicts, survey
 from autotune.device import Device
 from autotune.errors import AutotuneError, CacheWarning, NoGpu, UnknownDevice, UnknownKernel
 from autotune.registry import Origin, load_family, registered, resolve
-from autotune.space import Family, GpuFamily
+from autotune.space import Family, GpuFamily, called
 from autotune.tuner import tune_family
 
 Number = TypeVar("Number", int, float)
@@ -136,7 +136,11 @@ def _add_compile(commands: Any) -> argparse.ArgumentParser:
         "--device", required=True, metavar="NAME", help="a GPU that `autotune devices` lists"
     )
     compile_.add_argument(
-        "--top", type=_positive(int), default=6, metavar="K", help="candidates (default: 6)"
+        "--top",
+        type=_positive(int),
+        default=6,
+        metavar="K",
+        help="candidates, the cheapest by estimate, and one of every other schedule (default: 6)",
     )
     compile_.add_argument(
         "--jobs", type=_positive(int), metavar="N", help="compilers at once (default: the cores)"
@@ -167,21 +171,24 @@ def _compile(reference: str, options: argparse.Namespace) -> int:
     problem = {name: value for name, value in vars(options).items() if name not in OWN}
     origin = Origin(reference, problem)
     try:
-        tunables = origin.gpu_tunables()
+        problems = origin.rivals()
     except ValueError as error:  # sizes that make no sense
         return _complain(str(error), USAGE)
     out = show.console()
     found: list[dict[str, Any]] = []
     with compilers(origin, options.jobs or Device.current().cores, options.timeout) as run:
-        for index, tunable in enumerate(tunables):
-            attempts = survey(run, origin, index, tunable, device, options.top)
-            if not attempts:
-                reason = str(conflict(tunable, device))
-                show_compiled.no_configuration(out, tunable.name, device, reason)
-                found.append({"name": tunable.name, "reason": reason, "attempts": []})
-                continue
-            show_compiled.attempts(out, tunable.name, device, attempts)
-            found.append({"name": tunable.name, "attempts": [a.facts() for a in attempts]})
+        for rivals in problems:
+            unfit = conflicts(rivals, device)
+            for of, why in unfit.items():
+                name, reason = rivals[of].name, str(why)
+                show_compiled.no_configuration(out, name, device, reason)
+                found.append({"name": name, "reason": reason, "attempts": []})
+            fit = {of: tunable for of, tunable in rivals.items() if of not in unfit}
+            if fit:
+                attempts = survey(run, origin, fit, device, options.top)
+                show_compiled.attempts(out, called(fit), device, attempts)
+                facts = [{"name": fit[a.candidate.of].name, **a.facts()} for a in attempts]
+                found.append({"name": called(fit), "attempts": facts})
     if any(entry["attempts"] for entry in found):
         show_compiled.legend(out)
     report = {"kernel": options.kernel, "options": origin.options, "tunables": found}

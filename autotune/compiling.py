@@ -13,14 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from autotune import compiler_report
 from autotune.compiler_report import Report
 from autotune.errors import AutotuneError, WorkerFailed
 from autotune.gpu import Gpu
 from autotune.registry import Origin
-from autotune.space import Candidate, Config, GpuTunable, Prediction, Tunable, ranked
+from autotune.space import (
+    Candidate,
+    Config,
+    GpuTunable,
+    Prediction,
+    Rivals,
+    Tunable,
+    foremost,
+    ranked,
+    solutions,
+)
 from autotune.worker import Worker
 from constrint import Infeasible
 
@@ -82,13 +92,22 @@ class Attempt:
         }
 
 
-def best(tunable: Tunable[Gpu], device: Gpu, count: int) -> list[Candidate]:
-    """The cheapest candidates by the cost model; none where no configuration fits the device."""
-    solutions = (dict(solution) for solution in tunable.model(device).solutions())
-    return ranked(solutions, tunable, device)[:count]
+def best(rivals: Rivals, device: Gpu, count: int) -> list[Candidate]:
+    """The `count` cheapest candidates by the cost model, and the cheapest of every rival.
+
+    None where no configuration fits the device.
+    """
+    ordered = ranked(solutions(rivals, device), rivals, device)
+    return [ordered[at] for at in foremost(count, ordered)]
 
 
-def conflict(tunable: GpuTunable, device: Gpu) -> Infeasible | None:
+def conflicts(rivals: Rivals, device: Gpu) -> dict[int, Infeasible]:
+    """Why no configuration fits the device, of those of which none does."""
+    found = ((of, conflict(tunable, device)) for of, tunable in rivals.items())
+    return {of: error for of, error in found if error is not None}
+
+
+def conflict(tunable: Tunable[Gpu], device: Gpu) -> Infeasible | None:
     """Why no configuration fits the device, with the constraints; None where one fits."""
     try:
         tunable.model(device).solve()
@@ -127,18 +146,16 @@ def compilers(first: Origin, workers: int, limit_seconds: float = LIMIT_SECONDS)
         yield lambda jobs: pool.map(one, jobs)
 
 
-def survey(
-    run: Run, origin: Origin, index: int, tunable: GpuTunable, device: Gpu, top: int
-) -> list[Attempt]:
-    """The `top` cheapest candidates compiled, best first by what the compiler says.
+def survey(run: Run, origin: Origin, rivals: Rivals, device: Gpu, top: int) -> list[Attempt]:
+    """The best candidates of what `origin` makes compiled, best first by what the compiler says.
 
-    `tunable` is number `index` of what `origin` makes. Empty where nothing fits.
+    Those are the `top` cheapest, and the cheapest of every rival. Empty where nothing fits.
     """
-    candidates = best(tunable, device, top)
-    made = run([Job(origin, index, candidate.config) for candidate in candidates])
+    candidates = best(rivals, device, top)
+    made = run([Job(origin, candidate.of, candidate.config) for candidate in candidates])
     return reranked(
         [
-            attempt(tunable, device, first, candidate, result)
+            attempt(cast("GpuTunable", rivals[candidate.of]), device, first, candidate, result)
             for first, (candidate, result) in enumerate(zip(candidates, made, strict=True))
         ]
     )

@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 from autotune.device import Cpu, Device
 from autotune.errors import FamilyUnavailable, NoGpuKernels, UnknownKernel
 from autotune.gpu import Gpu
-from autotune.space import Comparison, Family, GpuFamily, GpuTunable, Options, Tunable
+from autotune.space import Comparison, Family, GpuFamily, GpuTunable, Options, Rivals, Tunable
 
 GROUP = "autotune.kernels"
 
@@ -73,6 +74,17 @@ class Origin:
         if gpu is None or not isinstance(family, GpuFamily):
             raise NoGpuKernels(family.name)
         return family.gpu_tunables(self.options, gpu)
+
+    def every(self) -> Sequence[Tunable[Any]]:
+        """What the family has for the device that the options mean."""
+        return self.tunables() if self.gpu is None else self.gpu_tunables()
+
+    def rivals(self) -> list[Rivals]:
+        """The same, those that answer the same problem together."""
+        found: dict[object, dict[int, Tunable[Any]]] = {}
+        for number, tunable in enumerate(self.every()):
+            found.setdefault(frozenset(tunable.problem().items()), {})[number] = tunable
+        return list(found.values())
 
     def comparisons(self) -> list[Comparison]:
         return load_family(self.reference).comparisons(self.options)

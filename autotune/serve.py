@@ -16,7 +16,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from autotune.cache import remember_here
 from autotune.measure import Timing, interleave
 from autotune.measure_gpu import CudaStream, Stream
 from autotune.registry import Origin
-from autotune.space import Check, Config, GpuRunner, Runner, Tunable
+from autotune.space import Check, Config, GpuRunner, Runner
 
 NOBODY = -1
 SLOT_BYTES = 8
@@ -36,19 +36,16 @@ Message = dict[str, Any]
 
 
 class Server:
-    """Answers requests about one tunable of one family."""
+    """Answers requests about the tunables of one family."""
 
     def __init__(self, start: Message) -> None:
         self.origin = Origin(start["reference"], start["options"])
-        self.index: int = start["index"]
         with Path(start["slot"]).open("r+b") as file:
             self.slot = memoryview(mmap.mmap(file.fileno(), SLOT_BYTES)).cast("q")
         for problem, fingerprint, config in start["remembered"]:
             remember_here(problem, fingerprint, config)
         self.gpu = self.origin.gpu
-        self.tunables: Sequence[Tunable[Any]] = (
-            self.origin.tunables() if self.gpu is None else self.origin.gpu_tunables()
-        )
+        self.tunables = self.origin.every()
         self.runners: dict[int, Runner] = {}
 
     @cached_property
@@ -80,7 +77,7 @@ class Server:
         """Load a candidate, compare it with the reference, and time one warm run."""
         candidate = request["candidate"]
         self.slot[0] = candidate
-        runner = self.runner(candidate, request["config"])
+        runner = self.runner(candidate, request["index"], request["config"])
         check = self.verified(runner)
         if not check.ok:
             del self.runners[candidate]
@@ -94,10 +91,10 @@ class Server:
 
     def time(self, request: Message) -> Message:
         """Time candidates interleaved; those not asked for any more are let go."""
-        wanted: dict[int, Config] = dict(request["candidates"])
-        for candidate in self.runners.keys() - wanted.keys():
+        wanted: list[tuple[int, int, Config]] = request["candidates"]
+        for candidate in self.runners.keys() - {at for at, _, _ in wanted}:
             del self.runners[candidate]
-        timed = {at: self.marked(at, self.runner(at, config)) for at, config in wanted.items()}
+        timed = {at: self.marked(at, self.runner(at, of, config)) for at, of, config in wanted}
         seconds = request["seconds"]
         if self.stream is None:
             timings = interleave(timed, seconds=seconds, min_rounds=MIN_ROUNDS)
@@ -130,10 +127,10 @@ class Server:
             return runner.check()
         return measure_gpu.verify(cast("GpuRunner", runner), self.stream)
 
-    def runner(self, candidate: int, config: Config) -> Runner:
+    def runner(self, candidate: int, of: int, config: Config) -> Runner:
         if candidate not in self.runners:
             self.slot[0] = candidate
-            self.runners[candidate] = self.tunables[self.index].load(config)
+            self.runners[candidate] = self.tunables[of].load(config)
         return self.runners[candidate]
 
     def marked(self, candidate: int, runner: Runner) -> Callable[[], None]:

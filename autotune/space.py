@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from autotune.device import Cpu, Device
 from autotune.gpu import Gpu
@@ -76,14 +76,16 @@ class Tunable(Protocol[DeviceT_contra]):
 
     @property
     def name(self) -> str:
-        """A short name for people: "lstm forward"."""
+        """A short name for people: "lstm forward"; rivals add their own: "lstm forward, fused"."""
         ...
 
     def problem(self) -> dict[str, int | str]:
         """All that the answer depends on besides the device: it keys what is remembered.
 
         JSON-able. Contains the kernel's name, its sizes and types, the number of threads, and a
-        version or digest of the kernel's source, so that a changed kernel is tuned again.
+        version or digest of the kernel's source, so that a changed kernel is tuned again. Tunables
+        whose problems are equal are rivals, other ways to the same results: they run in one race,
+        and only its winner is remembered. The configuration must tell whose it is.
         """
         ...
 
@@ -95,8 +97,8 @@ class Tunable(Protocol[DeviceT_contra]):
         """Estimated seconds of one run, to rank candidates by; called for every solution."""
         ...
 
-    def default(self, device: DeviceT_contra) -> dict[str, int]:
-        """What is used where nothing was tuned; always a candidate.
+    def default(self, device: DeviceT_contra) -> dict[str, int] | None:
+        """What is used where nothing was tuned; always a candidate. None where that is a rival's.
 
         Variables that follow from the others may be left out.
         """
@@ -218,12 +220,23 @@ class GpuFamily(Family, Protocol):
         ...
 
 
+# The tunables of one problem, by their numbers among what their family makes.
+Rivals: TypeAlias = Mapping[int, Tunable[Any]]
+
+
+def called(rivals: Rivals) -> str:
+    """Their names in one: "lstm forward, fused or alternating"."""
+    first, *others = (tunable.name for tunable in rivals.values())
+    return " or ".join([first, *(name.rpartition(", ")[2] for name in others)])
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration with its estimated seconds."""
+    """A configuration with its estimated seconds; `of` is the number of its tunable."""
 
     config: dict[str, int]
     estimate: float
+    of: int = 0
 
 
 @dataclass(frozen=True)
@@ -241,34 +254,60 @@ class Space:
     solve_seconds: float
 
     def best(self, count: int) -> list[int]:
-        """Positions of the default and then of the `count` cheapest candidates."""
-        cheapest = [at for at in range(min(count, len(self.candidates))) if at != self.default]
-        return [self.default, *cheapest]
+        """Positions of the default, of the cheapest of every rival, and of the `count` cheapest."""
+        found = self.default, *foremost(0, self.candidates), *foremost(count, self.candidates)
+        return list(dict.fromkeys(found))
 
 
-def candidates(tunable: Tunable[DeviceT_contra], device: DeviceT_contra) -> Space:
-    """Solve the tunable's model and rank all of its solutions by estimated cost."""
+def candidates(rivals: Rivals, device: Device) -> Space:
+    """Solve the models and rank all of their solutions by estimated cost."""
     start = time.perf_counter()
-    configs = [dict(solution) for solution in tunable.model(device).solutions()]
+    configs = solutions(rivals, device)
     seconds = time.perf_counter() - start
     feasible = len(configs)
 
-    default = tunable.default(device)
-    if not any(default.items() <= config.items() for config in configs):
-        configs.append(default)
-    ordered = ranked(configs, tunable, device)
-    at = next(i for i, c in enumerate(ordered) if default.items() <= c.config.items())
+    defaults = ((of, tunable.default(device)) for of, tunable in rivals.items())
+    mine, default = next((of, config) for of, config in defaults if config is not None)
+
+    def is_default(of: int, config: Config) -> bool:
+        return of == mine and default.items() <= config.items()
+
+    if not any(is_default(of, config) for of, config in configs):
+        configs.append((mine, default))
+    ordered = ranked(configs, rivals, device)
+    at = next(i for i, c in enumerate(ordered) if is_default(c.of, c.config))
     return Space(tuple(ordered), at, feasible, seconds)
 
 
+def solutions(rivals: Rivals, device: Device) -> list[tuple[int, dict[str, int]]]:
+    """Every configuration, with the number of its tunable."""
+    return [
+        (of, dict(solution))
+        for of, tunable in rivals.items()
+        for solution in tunable.model(device).solutions()
+    ]
+
+
 def ranked(
-    configs: Iterable[dict[str, int]], tunable: Tunable[DeviceT_contra], device: DeviceT_contra
+    configs: Iterable[tuple[int, dict[str, int]]], rivals: Rivals, device: Device
 ) -> list[Candidate]:
     """The configurations with their estimates, the cheapest first; one without estimate last."""
     return sorted(
-        (Candidate(config, tunable.cost(config, device)) for config in configs),
+        (Candidate(config, rivals[of].cost(config, device), of) for of, config in configs),
         key=lambda candidate: (
             candidate.estimate if not math.isnan(candidate.estimate) else math.inf,
+            candidate.of,
             sorted(candidate.config.items()),
         ),
     )
+
+
+def foremost(count: int, ordered: Sequence[Candidate]) -> list[int]:
+    """Positions of the first `count` candidates, and of the first of every rival."""
+    found: list[int] = []
+    seen: set[int] = set()
+    for at, candidate in enumerate(ordered):
+        if at < count or candidate.of not in seen:
+            found.append(at)
+        seen.add(candidate.of)
+    return found

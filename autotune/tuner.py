@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from autotune import cache, measure_gpu
-from autotune.compiling import Attempt, Job, attempt, best, compilers, reranked
+from autotune.compiling import Attempt, Job, attempt, compilers, conflicts, reranked
 from autotune.device import Device
 from autotune.errors import CaptureInProgress, NothingWorks, WorkerFailed
 from autotune.gpu import Gpu
 from autotune.measure import Timing
 from autotune.registry import Origin
 from autotune.result import Result, Trial, binding
-from autotune.space import DeviceT_contra, GpuTunable, Space, Tunable, candidates
+from autotune.space import GpuTunable, Rivals, Space, called, candidates, foremost
 from autotune.worker import Worker
 
 BUILD_SHARE = 0.5  # of the budget: builds that have not begun by then are left out
@@ -47,49 +47,47 @@ def tune_family(
     top_k: int,
     watch: Watch = _unwatched,
 ) -> Iterator[Result]:
-    """Tune each kernel of a family in turn; what one leaves of its budget the next may use."""
+    """Tune each problem of a family in turn; what one leaves of its budget the next may use."""
     end = time.monotonic() + budget_seconds
-    tunables: Sequence[Tunable[Any]] = (
-        origin.tunables() if origin.gpu is None else origin.gpu_tunables()
-    )
-    for index, tunable in enumerate(tunables):
-        if isinstance(device, Gpu) and not best(tunable, device, 1):
-            watch(tunable.name, "no configuration fits", 0, 0)  # another schedule may
+    problems = origin.rivals()
+    for done, rivals in enumerate(problems):
+        unfit = conflicts(rivals, device) if isinstance(device, Gpu) else {}
+        for of in unfit:
+            watch(rivals[of].name, "no configuration fits", 0, 0)  # another schedule may
+        fit = {of: tunable for of, tunable in rivals.items() if of not in unfit}
+        if not fit:
             continue
-        share = (end - time.monotonic()) / (len(tunables) - index)
-        result = tune(
-            tunable, origin, index, device, budget_seconds=share, top_k=top_k, watch=watch
-        )
+        share = (end - time.monotonic()) / (len(problems) - done)
+        result = tune(fit, origin, device, budget_seconds=share, top_k=top_k, watch=watch)
         yield result
         if result.interrupted:
             return
 
 
 def tune(
-    tunable: Tunable[DeviceT_contra],
+    rivals: Rivals,
     origin: Origin,
-    index: int,
-    device: DeviceT_contra,
+    device: Device,
     *,
     budget_seconds: float,
     top_k: int,
     patience: float = 5.0,
     watch: Watch = _unwatched,
 ) -> Result:
-    """Find the fastest correct configuration of `tunable`, and remember it.
+    """Find the fastest correct configuration of one problem's tunables, and remember it.
 
-    `tunable` is number `index` of what `origin` makes; the measuring process makes it again from
-    there. The `top_k` cheapest candidates by estimate, and the default, are built and checked.
-    Once one was checked, a candidate that gives no answer for `patience` seconds (or ten times
-    what the fastest check took, if that is longer) is given up. `watch(name, stage, done, total)`
-    is told of progress.
+    `origin` makes the `rivals`; the measuring process makes them again from there. The `top_k`
+    cheapest candidates by estimate, the cheapest of every rival and the default are built and
+    checked. Once one was checked, a candidate that gives no answer for `patience` seconds (or ten
+    times what the fastest check took, if that is longer) is given up. `watch(name, stage, done,
+    total)` is told of progress.
 
     The budget is a target: the default is always built, checked and timed, however short it is.
     On Ctrl-C the best so far is returned, marked `interrupted`; before any candidate has passed
     its check there is nothing to return, and KeyboardInterrupt is raised.
 
     On a GPU the candidates are first compiled side by side, and only the best by what the compiler
-    says are checked and timed; the `device` must be this machine's.
+    says, one of every rival among them, are checked and timed; the `device` must be this machine's.
 
     Raises NothingWorks if no candidate passes its check, and CaptureInProgress while a CUDA graph
     is captured.
@@ -97,18 +95,18 @@ def tune(
     if isinstance(device, Gpu) and measure_gpu.capturing():
         raise CaptureInProgress
     start = time.monotonic()
-    watch(tunable.name, "solve", 0, 1)
-    space = candidates(tunable, device)
-    with Worker(origin, index) as worker:
-        search = _Search(tunable, device, space, worker, start, budget_seconds, patience, watch)
-        search.trials = {
-            at: Trial(space.candidates[at], tunable.describe(space.candidates[at].config))
-            for at in space.best(top_k)
-        }
+    watch(called(rivals), "solve", 0, 1)
+    space = candidates(rivals, device)
+    with Worker(origin) as worker:
+        search = _Search(rivals, device, space, worker, start, budget_seconds, patience, watch)
+        for at in space.best(top_k):
+            candidate = space.candidates[at]
+            description = rivals[candidate.of].describe(candidate.config)
+            search.trials[at] = Trial(candidate, description)
         interrupted = False
         try:
             if isinstance(device, Gpu):
-                search.compile(origin, index)
+                search.compile(origin)
             else:
                 search.build()
             search.check()
@@ -126,7 +124,7 @@ def tune(
 class _Search:
     """The state of one search. Trials are keyed by the candidate's position in the space."""
 
-    tunable: Tunable[Any]
+    rivals: Rivals
     device: Device
     space: Space
     worker: Worker
@@ -136,6 +134,10 @@ class _Search:
     watch: Watch
     trials: dict[int, Trial] = field(default_factory=dict)
     latest: dict[int, Timing] = field(default_factory=dict)  # of the last complete round
+
+    @property
+    def name(self) -> str:
+        return called(self.rivals)
 
     def left(self, share: float = 1.0) -> float:
         """Seconds until `share` of the budget is used."""
@@ -152,7 +154,7 @@ class _Search:
             building = {pool.submit(self._build, at): at for at in self.trials}
             try:
                 for done, future in enumerate(as_completed(building), 1):
-                    self.watch(self.tunable.name, "build", done, len(building))
+                    self.watch(self.name, "build", done, len(building))
                     failure = future.exception()
                     if failure is not None:
                         reason = f"{type(failure).__name__}: {failure}"
@@ -166,30 +168,34 @@ class _Search:
         if at != self.space.default and self.left(BUILD_SHARE) <= 0:
             trial.fail("skipped", "the budget's share for building was used up")
             return
-        self.tunable.build(trial.config)
+        self.rivals[trial.candidate.of].build(trial.config)
         trial.status = "built"
 
-    def compile(self, origin: Origin, index: int) -> None:
+    def compile(self, origin: Origin) -> None:
         """Compile side by side for the GPU, the default first.
 
-        The best by the report go on, and the default.
+        The best by the report go on, the best of every rival, and the default.
         """
-        tunable, gpu = cast("GpuTunable", self.tunable), cast("Gpu", self.device)
+        rivals, gpu = cast("Mapping[int, GpuTunable]", self.rivals), cast("Gpu", self.device)
         with compilers(origin, Device.current().cores) as run:
-            made = run([Job(origin, index, trial.config) for trial in self.trials.values()])
+            trials = self.trials.values()
+            made = run([Job(origin, t.candidate.of, t.config) for t in trials])
             attempts: list[Attempt] = []
             for (at, trial), result in zip(self.trials.items(), made, strict=True):
-                self.watch(tunable.name, "compile", len(attempts), len(self.trials))
+                self.watch(self.name, "compile", len(attempts), len(self.trials))
+                tunable = rivals[trial.candidate.of]
                 attempts.append(attempt(tunable, gpu, at, trial.candidate, result))
                 if self.left(BUILD_SHARE) <= 0:
                     break
         for trial in list(self.trials.values())[len(attempts) :]:
             trial.fail("skipped", "the budget's share for compiling was used up")
-        for rank, judged in enumerate(reranked(attempts)):
-            trial = self.trials[judged.first]
-            if judged.out:
-                trial.fail("not built", judged.failure)
-            elif rank >= FINALISTS and judged.first != self.space.default:
+        judged = reranked(attempts)
+        finalists = foremost(FINALISTS, [a.candidate for a in judged if not a.out])
+        for rank, compiled in enumerate(judged):
+            trial = self.trials[compiled.first]
+            if compiled.out:
+                trial.fail("not built", compiled.failure)
+            elif rank not in finalists and compiled.first != self.space.default:
                 trial.fail("skipped", f"not among the best {FINALISTS} by the compiler's report")
             else:
                 trial.status = "built"
@@ -199,14 +205,14 @@ class _Search:
         built = [at for at, trial in self.trials.items() if trial.status == "built"]
         limit = max(LEAST_FIRST_CHECK_SECONDS, self.budget)
         for done, at in enumerate(built):
-            self.watch(self.tunable.name, "check", done, len(built))
+            self.watch(self.name, "check", done, len(built))
             trial = self.trials[at]
             if self.left(CHECK_SHARE) <= 0 and self.passed():
                 trial.fail("skipped", "the budget's share for checking was used up")
                 continue
             start = time.monotonic()
             try:
-                trial.check, trial.warm_seconds = self.worker.check(at, trial.config, limit)
+                trial.check, trial.warm_seconds = self.worker.check(at, trial.candidate, limit)
             except WorkerFailed as failure:
                 self._blame(failure)
                 continue
@@ -218,14 +224,14 @@ class _Search:
                 trial.fail("wrong", f"{told}, at most {trial.check.bound:.2g} is allowed")
         if not self.passed():
             failures = [(trial.description, trial.reason) for trial in self.trials.values()]
-            raise NothingWorks(self.tunable.name, failures)
+            raise NothingWorks(self.name, failures)
 
     def race(self) -> None:
         """Time all that passed, then the faster half, until one is left beside the default."""
         contenders = [at for at in self.passed() if at != self.space.default]
         rounds = 1 + max(0, len(contenders) - 1).bit_length()  # halvings, then the duel
         for played in range(rounds):
-            self.watch(self.tunable.name, "time", played, rounds)
+            self.watch(self.name, "time", played, rounds)
             self._round(contenders, max(0.0, self.left()) / (rounds - played))
             contenders = [at for at in contenders if at in self.latest]
             contenders.sort(key=lambda at: self.latest[at].median)
@@ -242,9 +248,9 @@ class _Search:
             once = sum(self.trials[at].warm_seconds for at in runners)
             spend = min(seconds, max(ENOUGH_SECONDS * len(runners), 20 * once))
             spend = max(spend, LEAST_ROUND_SECONDS)
-            configs = {at: self.trials[at].config for at in runners}
+            asked = {at: self.trials[at].candidate for at in runners}
             try:
-                timed = self.worker.time(configs, spend, 2 * spend + 20 * once + self.patience)
+                timed = self.worker.time(asked, spend, 2 * spend + 20 * once + self.patience)
             except WorkerFailed as failure:
                 self._blame(failure)
                 continue
@@ -278,14 +284,15 @@ class _Search:
         chosen = self.trials[winner]
         assert chosen.check is not None, "only what passed its check can win"
         mine, default = self.latest.get(winner), self.latest.get(self.space.default)
+        tunable = self.rivals[chosen.candidate.of]
         return Result(
-            name=self.tunable.name,
+            name=tunable.name,
             device=self.device.fingerprint,
-            problem=self.tunable.problem(),
+            problem=tunable.problem(),
             config=chosen.config,
             description=chosen.description,
             is_default=winner == self.space.default,
-            binding=binding(self.tunable, self.device, chosen.config),
+            binding=binding(tunable, self.device, chosen.config),
             check=chosen.check,
             seconds=mine.median if mine else None,
             default_seconds=default.median if default else None,

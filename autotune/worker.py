@@ -24,14 +24,14 @@ from autotune.errors import WorkerFailed
 from autotune.measure import Timing
 from autotune.registry import Origin
 from autotune.serve import NOBODY, SLOT_BYTES, Message
-from autotune.space import Check, Compiled, Config, Problem
+from autotune.space import Candidate, Check, Compiled, Config, Problem
 
 START_SECONDS = 120.0  # importing a large library from a cold disk
 STDERR_TAIL = 2000
 
 
 class Worker:
-    """The measuring process of one tunable; use as a context manager.
+    """The measuring process of what `origin` makes; use as a context manager.
 
     `remembered` holds (problem, device fingerprint, configuration): answers that the process
     must find even where the cache directory cannot be written.
@@ -40,11 +40,9 @@ class Worker:
     def __init__(
         self,
         origin: Origin,
-        index: int = 0,
         remembered: Sequence[tuple[Problem, str, Config]] = (),
     ) -> None:
         self._origin = origin
-        self._index = index
         self._remembered = remembered
         self._process: subprocess.Popen[str] | None = None
         self._ready = False
@@ -98,7 +96,6 @@ class Worker:
             {
                 "reference": self._origin.reference,
                 "options": dict(self._origin.options),
-                "index": self._index,
                 "slot": self._slot_file.name,
                 "remembered": [[dict(p), name, dict(c)] for p, name, c in self._remembered],
             }
@@ -111,18 +108,17 @@ class Worker:
         answer = self._request(request, timeout)
         return Compiled(**{**answer, "cubin": base64.b64decode(answer["cubin"])})
 
-    def check(self, candidate: int, config: Config, timeout: float) -> tuple[Check, float]:
-        """The candidate's check, and the seconds of one warm run if it passed."""
-        answer = self._request(
-            {"op": "check", "candidate": candidate, "config": dict(config)}, timeout
-        )
+    def check(self, at: int, candidate: Candidate, timeout: float) -> tuple[Check, float]:
+        """Candidate number `at`'s check, and the seconds of one warm run if it passed."""
+        request = {"op": "check", "candidate": at, "index": candidate.of}
+        answer = self._request({**request, "config": candidate.config}, timeout)
         return Check(answer["error"], answer["bound"], answer["what"]), answer["seconds"]
 
     def time(
-        self, configs: Mapping[int, Config], seconds: float, timeout: float
+        self, candidates: Mapping[int, Candidate], seconds: float, timeout: float
     ) -> dict[int, Timing]:
         """Time the candidates interleaved for about `seconds` in all."""
-        listed = [[candidate, dict(config)] for candidate, config in configs.items()]
+        listed = [[at, candidate.of, candidate.config] for at, candidate in candidates.items()]
         answer = self._request({"op": "time", "candidates": listed, "seconds": seconds}, timeout)
         return {at: Timing(tuple(samples)) for at, samples in answer["timings"]}
 

@@ -64,14 +64,14 @@ class CellFamily:
         parser.add_argument("--dtype", choices=sorted(GPU_BY_NAME), default="bfloat16")
         parser.add_argument("--tf32", action="store_true", help="float32 products in tf32")
 
-    def gpu_tunables(self, options: Options, device: Gpu) -> list[TritonKernel]:
+    def gpu_tunables(self, options: Options, _device: Gpu) -> list[TritonKernel]:
         dims, dtype = _dims(options), GPU_BY_NAME[str(options["dtype"])]
         precision = TF32 if options["tf32"] and dtype == FLOAT32 else IEEE
         problems = [
             TritonProblem(lower(self.cell), direction, dtype, dims, precision)
             for direction in (INFERENCE, TRAINING, GPU_BACKWARD)
         ]
-        return kernels_for(problems, device)
+        return kernels_for(problems)
 
     def comparisons(self, options: Options) -> list[Comparison]:
         dims, dtype = _dims(options), BY_NAME[str(options["dtype"])].torch

@@ -11,7 +11,6 @@ import torch
 from autotune.device import Device
 from autotune.gpu import Gpu
 from autotune.space import Check, Compiled, Config, GpuRunner, Prediction
-from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.ir.cell import DENSE
@@ -22,7 +21,7 @@ from flashrnn.runtime.arguments import of_gates, unit_weights
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
-from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of
+from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of, untuned
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
     ALTERNATING,
@@ -56,7 +55,7 @@ class TritonKernel:
         return f"{self.problem_.program.cell.name} {self.problem_.direction}, {self.schedule}"
 
     def problem(self) -> dict[str, int | str]:
-        return problem_key(self.problem_, self.schedule)
+        return problem_key(self.problem_)
 
     def model(self, device: Gpu) -> Model:
         if self.schedule == FUSED:
@@ -66,22 +65,22 @@ class TritonKernel:
     def cost(self, config: Config, device: Gpu) -> float:
         return tiling.cost(self.problem_, self.tiling(config), device)
 
-    def default(self, device: Gpu) -> dict[str, int]:
-        """What is used where nothing was tuned; Infeasible where no fused tiling fits."""
-        found = packs.lookup(self.problem_, device)
-        if found is not None and schedule_of(found.tiling) == self.schedule:
-            return found.tiling.as_config()
-        return tiling.cheapest(self.problem_, device, self.schedule).as_config()
+    def default(self, device: Gpu) -> dict[str, int] | None:
+        """What is used where nothing was tuned, if it is of this schedule."""
+        used = untuned(self.problem_, device).tiling
+        return used.as_config() if schedule_of(used) == self.schedule else None
 
     def tiling(self, config: Config) -> Tiling:
         """The tiling that a configuration means."""
-        return tiling_of(config, self.schedule)
+        return tiling_of(config)
 
     def describe(self, config: Config) -> str:
         t = self.tiling(config)
         words = f"{t.b_per_program} rows × {t.d_per_program} units, {t.num_warps} warps"
         if isinstance(t, FusedTiling) and self.problem_.products:
             words += f", R of {t.gates_in_registers}/{self.problem_.products} gates in registers"
+        elif isinstance(t, AlternatingTiling):
+            words += ", a launch per step"
         return words
 
     def predict(self, config: Config, device: Gpu) -> Prediction:
@@ -97,14 +96,9 @@ class TritonKernel:
         return _KernelRunner(self.problem_, self.tiling(config), "cuda")
 
 
-def kernels_for(problems: Sequence[TritonProblem], device: Gpu) -> list[TritonKernel]:
-    """The fused kernel of each problem; where none fits the device, the alternating one too."""
-    kernels = []
-    for problem in problems:
-        kernels.append(TritonKernel(problem, FUSED))
-        if isinstance(tiling.choose(problem, device).tiling, AlternatingTiling):
-            kernels.append(TritonKernel(problem, ALTERNATING))
-    return kernels
+def kernels_for(problems: Sequence[TritonProblem]) -> list[TritonKernel]:
+    """The kernels of each problem, one per schedule."""
+    return [TritonKernel(problem, s) for problem in problems for s in (FUSED, ALTERNATING)]
 
 
 class _KernelRunner:

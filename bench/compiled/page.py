@@ -17,7 +17,7 @@ def page(results: Results) -> str:
 def figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """(what, how much) over all rows."""
     fused = [row for row in rows if row.fused]
-    yield "kernels", f"{len(rows)}, {len(fused)} of them fused"
+    yield "kernels", f"{len(rows)}, {len(fused)} of them fused at first choice"
     yield "right at first choice", f"{share(rows, 'right_at_first'):.1%}"
     yield "right after the compiler's report", f"{share(rows, 'right_after'):.1%}"
     for what, name in (("registers", "registers"), ("shared_bytes", "shared memory")):
@@ -39,7 +39,8 @@ def _head(results: Results) -> list[str]:
         "",
         "Written by `flashrnn-bench run --suite compile`, without a GPU. For each kernel the",
         "solver chooses a tiling by the cost model; it is right if the kernel compiles, launches",
-        "and spills nothing. Where it is not, the next candidates are compiled.",
+        "and spills nothing. Where it is not, the next candidates are compiled, and where every",
+        "fused one spills, those of the alternating schedule.",
         "",
         f"{results.date}, {names}. One GPU stands for each architecture: {gpus}.",
         "",
@@ -79,7 +80,7 @@ def _tables(rows: Sequence[Row]) -> list[str]:
         "",
         "Of a fused kernel: warps, registers predicted > actual, shared KiB predicted > actual;",
         "`s` and the bytes that a thread spills at the first choice, `k.` where the k-th candidate",
-        "is the first that is right. `alternating` where no fused tiling fits.",
+        "is the first that is right. `alternating` where no fused tiling is right.",
         "",
     ]
     for dtype in dict.fromkeys(row.case.dtype for row in rows):
@@ -120,7 +121,9 @@ def _cell(row: Row) -> str:
     spilled = actual["spill_store_bytes"] + actual["spill_load_bytes"]
     if spilled:
         words += f", s {spilled}"
-    if row.tried > 1:
+    if not row.stays_fused:
+        words += ", alternating"
+    elif row.tried > 1:
         words += f", {row.tried}." if row.right_after else ", none right"
     return words
 

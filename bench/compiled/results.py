@@ -32,10 +32,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel of a case: the schedule's first choice, and the best after compiling.
+    """One kernel of a case: the first choice of the first schedule that fits, and what compiling
+    left as the best.
 
-    `direction` is the kernel's name without the cell: "forward". `forced_by` names the limit that
-    rules out the schedules before this one, "" for the first. `first` and `chosen` are
+    `direction` is the kernel's name without the cell: "forward". `chosen_schedule` is another than
+    `schedule` where the compiler spills in all of that one's candidates. `forced_by` says what
+    rules out the schedules before the chosen one, "" for the first. `first` and `chosen` are
     `autotune.compiling.Attempt.facts`, `tried` counts what was compiled. `problem` is the kernel's
     own key, which tells whether a stored row is out of date.
     """
@@ -43,6 +45,7 @@ class Row:
     case: Case
     direction: str
     schedule: str
+    chosen_schedule: str
     forced_by: str
     first: Facts
     chosen: Facts
@@ -59,7 +62,12 @@ class Row:
 
     @property
     def fused(self) -> bool:
+        """Whether the first choice is; whether the chosen one is: `stays_fused`."""
         return self.schedule != ALTERNATING
+
+    @property
+    def stays_fused(self) -> bool:
+        return self.chosen_schedule != ALTERNATING
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ def largest_fused(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], int]:
     largest: dict[tuple[str, str, str, int], int] = {}
     for row in rows:
         key = (row.case.cell, row.case.dtype, row.direction, row.case.sm)
-        reached = row.case.head_dim if row.fused and row.right_after else 0
+        reached = row.case.head_dim if row.stays_fused and row.right_after else 0
         largest[key] = max(largest.get(key, 0), reached)
     return largest
 

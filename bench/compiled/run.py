@@ -22,55 +22,80 @@ Save = Callable[[Results], None]
 Step = Callable[[str, int, int], None]
 
 
+@dataclass(frozen=True)
+class _Schedule:
+    """The best candidates of one schedule."""
+
+    name: str
+    tunable: GpuTunable
+    candidates: Sequence[Candidate]
+
+
 @dataclass
 class _Search:
-    """One kernel of a case on its way: candidates in order, and what became of them."""
+    """One kernel of a case on its way: every schedule that fits, and what became of candidates.
+
+    A schedule's turn comes when no candidate of those before it is clean.
+    """
 
     case: Case
     origin: Origin
-    index: int
-    tunable: GpuTunable
     device: Gpu
     direction: str
-    schedule: str
+    schedules: list[_Schedule]
     forced_by: str
-    candidates: list[Candidate]
-    attempts: list[Attempt]
+    attempts: list[list[Attempt]]  # of each schedule so far
 
     @property
     def settled(self) -> bool:
-        return any(a.clean for a in self.attempts) or len(self.attempts) == len(self.candidates)
+        made = self.attempts[-1]
+        if any(a.clean for a in made):
+            return True
+        exhausted = len(made) == len(self.schedule.candidates)
+        return exhausted and len(self.attempts) == len(self.schedules)
 
     @property
-    def job(self) -> Job:
-        return Job(self.origin, self.index, self.candidates[len(self.attempts)].config)
+    def schedule(self) -> _Schedule:
+        """The one whose turn it is."""
+        return self.schedules[len(self.attempts) - 1]
+
+    def next_candidate(self) -> Candidate:
+        if len(self.attempts[-1]) == len(self.schedule.candidates):
+            self.attempts.append([])
+        return self.schedule.candidates[len(self.attempts[-1])]
 
     def made(self, row: Row) -> bool:
         """Whether an earlier row is of the same kernel, the same choice and prediction.
 
-        What did not compile then may have been stopped by a busy machine: it is tried again.
+        What is not right may have been stopped by a busy machine: it is tried again.
         """
-        config = self.candidates[0].config
-        predicted = asdict(self.tunable.predict(config, self.device))
+        first = self.schedules[0]
+        config = first.candidates[0].config
+        predicted = asdict(first.tunable.predict(config, self.device))
         same = row.first["config"] == config and row.first["predicted"] == predicted
-        compiled = row.first["actual"] is not None
-        return same and compiled and row.problem == self.tunable.problem()
+        return same and row.right_after and row.problem == first.tunable.problem()
 
     def row(self) -> Row:
+        first, best_first = self.schedules[0], reranked(self.attempts[0])[0]
+        clean = [a for made in self.attempts for a in reranked(made) if a.clean]
+        left = self.schedule if clean else first
         return Row(
             case=self.case,
             direction=self.direction,
-            schedule=self.schedule,
-            forced_by=self.forced_by,
-            first=self.attempts[0].facts(),
-            chosen=self._chosen().facts(),
-            tried=len(self.attempts),
-            problem=dict(self.tunable.problem()),
+            schedule=first.name,
+            chosen_schedule=left.name,
+            forced_by=self.forced_by if left is first else _spilled(first, best_first),
+            first=self.attempts[0][0].facts(),
+            chosen=(clean or [best_first])[0].facts(),
+            tried=sum(len(made) for made in self.attempts),
+            problem=dict(first.tunable.problem()),
         )
 
-    def _chosen(self) -> Attempt:
-        ranked = reranked(self.attempts)
-        return next((a for a in ranked if a.clean), ranked[0])
+
+def _spilled(schedule: _Schedule, best_of_it: Attempt) -> str:
+    report, tried = best_of_it.report, len(schedule.candidates)
+    told = best_of_it.failure or (report and f"it spills {report.spill_store_bytes} bytes")
+    return f"none of {tried} {schedule.name} tilings compiles without spills (the best: {told})"
 
 
 def origin_of(case: Case) -> Origin:
@@ -112,16 +137,17 @@ def run(
     """
     now = versions()
     usable = kept.rows if kept is not None and kept.versions == now else ()
-    known = {(row.case, row.direction, row.schedule): row for row in usable}
+    known = {(row.case, row.direction): row for row in usable}
     rows: list[Row] = []
     for at in range(0, len(cases), AT_ONCE):
         step(str(cases[at]), at, len(cases))
         searches = [s for case in cases[at : at + AT_ONCE] for s in _searches(case, directions)]
         fresh = []
         for search in searches:
-            row = known.get((search.case, search.direction, search.schedule))
+            row = known.get((search.case, search.direction))
             if row is not None and search.made(row):
-                rows.append(replace(row, forced_by=search.forced_by))
+                moved = row.chosen_schedule != row.schedule
+                rows.append(row if moved else replace(row, forced_by=search.forced_by))
             else:
                 fresh.append(search)
         _settle(fresh, compile_)
@@ -137,31 +163,38 @@ def run(
 def _settle(searches: Sequence[_Search], compile_: Run) -> None:
     """Compile the first choice of each, then the next one of those that are not clean yet."""
     while unsettled := [search for search in searches if not search.settled]:
-        made = compile_([search.job for search in unsettled])
-        for search, result in zip(unsettled, made, strict=True):
-            first = len(search.attempts)
-            candidate = search.candidates[first]
-            search.attempts.append(attempt(search.tunable, search.device, first, candidate, result))
+        candidates = [search.next_candidate() for search in unsettled]
+        made = compile_(
+            [
+                Job(search.origin, candidate.of, candidate.config)
+                for search, candidate in zip(unsettled, candidates, strict=True)
+            ]
+        )
+        for search, candidate, result in zip(unsettled, candidates, made, strict=True):
+            attempts, tunable = search.attempts[-1], search.schedule.tunable
+            attempts.append(attempt(tunable, search.device, len(attempts), candidate, result))
 
 
 def _searches(case: Case, directions: Sequence[str]) -> Iterator[_Search]:
-    """The kernels of a case: of each direction, the first schedule that fits."""
+    """The kernels of a case: of each direction, the schedules that fit, in order."""
     origin = origin_of(case)
     device = origin.gpu
     assert device is not None
+    fitting: dict[str, list[_Schedule]] = {}
     forced: dict[str, list[str]] = {}
     for index, tunable in enumerate(origin.gpu_tunables()):
         name, _, schedule = tunable.name.partition(", ")
         direction = name.removeprefix(f"{case.cell} ")
         if direction not in directions:
             continue
-        candidates = best(tunable, device, TOP)
+        candidates = best({index: tunable}, device, TOP)
         if candidates:
-            reasons = "; ".join(forced.pop(direction, []))
-            yield _Search(
-                case, origin, index, tunable, device, direction, schedule, reasons, candidates, []
-            )
-        else:
+            of_direction = fitting.setdefault(direction, [])
+            of_direction.append(_Schedule(schedule, tunable, candidates))
+        elif direction not in fitting:
             error = conflict(tunable, device)
             limits = [rule.name or str(rule) for rule in error.conflict] if error else []
             forced.setdefault(direction, []).append(" and ".join(limits))
+    for direction, schedules in fitting.items():
+        reasons = "; ".join(forced.get(direction, []))
+        yield _Search(case, origin, device, direction, schedules, reasons, [[]])

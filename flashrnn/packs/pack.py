@@ -214,7 +214,10 @@ def _tiling(entry: Mapping[str, Any]) -> Tiling:
     for name, value in sizes.items():
         if type(value) is not int:
             raise ValueError(f"{name} = {value!r} is not an integer")
-    return tiling_of(sizes, entry["schedule"])
+    tiling = tiling_of(sizes)
+    if schedule_of(tiling) != entry["schedule"]:
+        raise ValueError(f"{sizes} is no tiling of the schedule {entry['schedule']!r}")
+    return tiling
 
 
 def _choice(entry: Any, listed: list[Tiling]) -> Choice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from autotune import cache
 from autotune.device import Device
+from autotune.errors import CacheWarning
 from autotune.gpu import Gpu
 from flashrnn import packs
 from flashrnn.dims import Dims
@@ -24,8 +26,6 @@ from flashrnn.passes.lower import lower
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
-    ALTERNATING,
-    FUSED,
     AlternatingTiling,
     FusedTiling,
     Tiling,
@@ -79,26 +79,37 @@ class Selected:
 
 
 def select(problem: TritonProblem, gpu: Gpu) -> Selected:
-    """What tuning left for this problem; else what a pack holds, else the cost model's choice."""
-    for schedule in (FUSED, ALTERNATING):
-        config = cache.lookup(problem_key(problem, schedule), gpu)
-        if config is not None:
-            return Selected(tiling_of(config, schedule), "tuned: the fastest of those measured")
+    """What tuning left for this problem, else what is used without."""
+    config = cache.lookup(problem_key(problem), gpu)
+    if config is not None:
+        try:
+            return Selected(tiling_of(config), "tuned: the fastest of those measured")
+        except TypeError as error:
+            warnings.warn(
+                f"ignored a tuned tiling of {problem.program.cell.name}: {error}; "
+                "another version wrote it; tune again",
+                CacheWarning,
+                stacklevel=2,
+            )
+    return untuned(problem, gpu)
+
+
+def untuned(problem: TritonProblem, gpu: Gpu) -> Selected:
+    """What a pack holds for this problem, else the cost model's choice."""
     found = packs.lookup(problem, gpu)
     if found is not None:
         return Selected(found.tiling, f"model-chosen, not measured: {found.by}")
     return Selected(tiling.choose(problem, gpu).tiling, "model-chosen, not measured")
 
 
-def problem_key(problem: TritonProblem, schedule: str) -> dict[str, int | str]:
-    """What a tuned tiling is remembered under."""
+def problem_key(problem: TritonProblem) -> dict[str, int | str]:
+    """What a tuned tiling is remembered under, of whichever schedule."""
     dims, program = problem.dims, problem.program
-    some: Tiling = AlternatingTiling(1, 16, 1)
-    if schedule == FUSED:
-        some = FusedTiling(16, problem.padded, 4, 1, problem.products)
-    written = source_of(problem, some)  # kernels that are written otherwise are others
+    some = FusedTiling(16, problem.padded, 4, 1, problem.products), AlternatingTiling(1, 16, 1)
+    # kernels that are written otherwise are others
+    written = "".join(source_of(problem, tiling) for tiling in some)
     return {
-        "kernel": f"{program.cell.key} {problem.direction} triton {schedule}",
+        "kernel": f"{program.cell.key} {problem.direction} triton",
         "dtype": problem.dtype.name,
         "precision": problem.precision,
         "B": dims.B,

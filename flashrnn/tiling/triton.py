@@ -89,9 +89,10 @@ def schedule_of(tiling: Tiling) -> str:
     return FUSED if isinstance(tiling, FusedTiling) else ALTERNATING
 
 
-def tiling_of(config: Mapping[str, int], schedule: str) -> Tiling:
-    """The tiling that a solution of the schedule's model means."""
-    return FusedTiling(**config) if schedule == FUSED else AlternatingTiling(**config)
+def tiling_of(config: Mapping[str, int]) -> Tiling:
+    """The tiling that a solution of either schedule's model means."""
+    fused = "gates_in_registers" in config
+    return FusedTiling(**config) if fused else AlternatingTiling(**config)
 
 
 def compiler_options(num_warps: int, num_stages: int) -> dict[str, int | bool]:
@@ -286,7 +287,7 @@ def tilings(problem: TritonProblem, gpu: Gpu, schedule: str) -> list[Tiling]:
     """Every tiling of a schedule that fits. Raises Infeasible, with the limits, where none does."""
     model = (fused_model if schedule == FUSED else alternating_model)(problem, gpu)
     model.solve()
-    return [tiling_of(solution, schedule) for solution in model.solutions()]
+    return [tiling_of(solution) for solution in model.solutions()]
 
 
 def cheapest(problem: TritonProblem, gpu: Gpu, schedule: str) -> Tiling:

@@ -53,15 +53,21 @@ class ToyGpuTunable:
     @property
     def head_dim(self) -> int:
         """D; a small part of it at a time in the schedule that always fits."""
-        return 32 if self.name.endswith("alternating") else int(self.options["head_dim"] or 0)
+        return 32 if self.alternating else int(self.options["head_dim"] or 0)
+
+    @property
+    def alternating(self) -> bool:
+        return self.name.endswith("alternating")
 
     def problem(self) -> dict[str, int | str]:
-        return {"kernel": self.name, **{k: str(v) for k, v in self.options.items()}}
+        return {"kernel": "toy recurrence", **{k: str(v) for k, v in self.options.items()}}
 
     def model(self, device: Gpu) -> Model:
         model = Model(self.name)
         warps = model.int_var("warps", model.powers_of_two(1, 8))
         registers = model.int_var("registers", [32, 128])
+        if self.alternating:
+            model.int_var("steps", [1])
         D = self.head_dim
         model.add(warps * 32 <= 4 * D, name="threads with work")
         constrain(
@@ -71,7 +77,7 @@ class ToyGpuTunable:
         return model
 
     def cost(self, config: Config, device: Gpu) -> float:
-        return 1e-3 / config["warps"] + 1e-6 * config["registers"]
+        return 1e-3 / config["warps"] + 1e-6 * config["registers"] + self.alternating
 
     def default(self, device: Gpu) -> dict[str, int]:
         return {"warps": 1, "registers": 128}
@@ -102,10 +108,12 @@ class ToyGpuTunable:
         raise AssertionError("a GPU kernel is built by its worker")
 
     def load(self, config: Config) -> ToyGpuRunner:
-        return ToyGpuRunner(config["warps"], self.fault(config))
+        assert ("steps" in config) == self.alternating, "a rival's configuration"
+        return ToyGpuRunner(config["warps"] << self.alternating, self.fault(config))
 
     def describe(self, config: Config) -> str:
-        return f"{config['warps']} warps, at most {config['registers']} registers"
+        words = f"{config['warps']} warps, at most {config['registers']} registers"
+        return words + ", step by step" * self.alternating
 
     def fault(self, config: Config) -> str:
         faults = dict(part.split("=") for part in str(self.options["bad"]).split(",") if part)
@@ -114,7 +122,7 @@ class ToyGpuTunable:
 
 @dataclass
 class ToyGpuRunner:
-    """Runs nowhere; faster with more warps."""
+    """Runs nowhere; faster with more warps, twice as fast where the estimate is the worst."""
 
     warps: int
     fault: str
@@ -161,7 +169,7 @@ class ToyGpuFamily(ToyFamily):
         if options.get("fake"):
             serve.CudaStream = HostStream
         names = ["toy recurrence, fused"]
-        if int(options["head_dim"]) > 256:
+        if int(options["head_dim"]) > 256 or options.get("rivals"):
             names.append("toy recurrence, alternating")
         return [ToyGpuTunable(name, options) for name in names]
 

@@ -88,9 +88,8 @@ def test_the_shorter_step_wins_among_equals() -> None:
 
 def test_candidates_are_compiled_and_judged() -> None:
     toy = origin()
-    tunable = toy.gpu_tunables()[0]
     with compilers(toy, 2) as run:
-        attempts = survey(run, toy, 0, tunable, H100, 4)
+        attempts = survey(run, toy, toy.rivals()[0], H100, 4)
     assert [a.failure for a in attempts] == [""] * 4
     assert attempts == sorted(attempts, key=lambda a: a.seconds)
     for found in attempts:
@@ -147,6 +146,7 @@ def test_the_command_prints_the_table_and_writes_the_report(
     assert "4 warps, at most 32 registers: cannot launch: shared memory per block" in told
     (tunable,) = json.loads(report.read_text())["tunables"]
     best, out, _ = tunable["attempts"]
+    assert tunable["name"] == best["name"] == "toy recurrence, fused"
     assert (best["rank_before"], out["rank_before"], out["seconds"]) == (2, 0, None)
     assert best["actual"]["registers"] <= best["predicted"]["registers"]
     assert best["actual"]["step"]["tensor"] > 0
@@ -158,7 +158,16 @@ def test_where_nothing_fits_the_limit_is_named(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().out
     assert "no configuration fits" in told
     assert "shared memory per block (bytes): 540,672 of 101,376" in told
+    assert "toy recurrence, alternating on NVIDIA L4 (sm_89)" in told
     assert conflict(origin(head_dim=32).gpu_tunables()[0], H100) is None
+
+
+def test_one_candidate_of_every_rival_is_compiled() -> None:
+    toy = origin(rivals=1)
+    (rivals,) = toy.rivals()
+    with compilers(toy, 1) as run:
+        attempts = survey(run, toy, rivals, H100, 1)
+    assert [(a.candidate.of, a.clean) for a in attempts] == [(0, True), (1, True)]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from autotune import cli, measure_gpu, tuner
+from autotune import cache, cli, measure_gpu, tuner
 from autotune.device import Device
 from autotune.errors import CaptureInProgress, NotDeterministic
-from autotune.gpu import Gpu
 from autotune.measure_gpu import capturing, interleave, verify
 from autotune.registry import Origin
-from autotune.space import Check, Tunable
+from autotune.space import Check, Rivals, called
 
 H100 = Device.named("h100-sxm")
 
@@ -146,7 +145,7 @@ def test_the_search_compiles_reranks_checks_and_times(monkeypatch: pytest.Monkey
     toy = origin("4=random,2=wrong")
     monkeypatch.setattr(tuner, "FINALISTS", 5)
     monkeypatch.setattr(tuner, "ENOUGH_SECONDS", 0.1)
-    result = tuner.tune(toy.gpu_tunables()[0], toy, 0, H100, budget_seconds=100.0, top_k=6)
+    result = tuner.tune(toy.rivals()[0], toy, H100, budget_seconds=100.0, top_k=6)
     fates = {(t.config["warps"], t.config["registers"]): t.status for t in result.trials}
     assert fates[4, 32] == fates[4, 128] == "failed"
     assert fates[2, 128] == "wrong"
@@ -160,12 +159,44 @@ def test_the_search_compiles_reranks_checks_and_times(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("here")
+def test_rivals_race_and_only_the_faster_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Origin("autotune_toy_gpu:family", {**origin("2=raise").options, "rivals": True})
+    monkeypatch.setattr(tuner, "FINALISTS", 2)
+    monkeypatch.setattr(tuner, "ENOUGH_SECONDS", 0.1)
+    stages: list[str] = []
+
+    def watch(name: str, stage: str, done: int, total: int) -> None:
+        assert name == "toy recurrence, fused or alternating"
+        stages.append(stage)
+
+    (result,) = tuner.tune_family(toy, H100, budget_seconds=100.0, top_k=4, watch=watch)
+    fates = [(t.description, t.status) for t in result.trials]
+    assert fates == [
+        ("1 warps, at most 128 registers", "timed"),
+        ("4 warps, at most 32 registers", "timed"),
+        (
+            "4 warps, at most 32 registers, step by step",
+            "timed",
+        ),  # though its estimate is the worst
+        ("4 warps, at most 128 registers", "timed"),
+        ("2 warps, at most 32 registers", "not built"),
+        ("2 warps, at most 128 registers", "not built"),
+    ]
+    assert set(stages) == {"solve", "compile", "check", "time"}
+    assert result.name == "toy recurrence, alternating"
+    (entry,) = cache.entries()
+    assert (entry.name, entry.config) == (result.name, result.config)
+    for tunable in toy.gpu_tunables():
+        assert cache.lookup(tunable.problem(), H100) == {"warps": 4, "registers": 32, "steps": 1}
+
+
+@pytest.mark.usefixtures("here")
 def test_a_schedule_that_does_not_fit_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = Origin("autotune_toy_gpu:family", {**origin("").options, "head_dim": 512})
     tuned: list[str] = []
 
-    def tune(tunable: Tunable[Gpu], *rest: object, **more: object) -> SimpleNamespace:
-        tuned.append(tunable.name)
+    def tune(rivals: Rivals, *rest: object, **more: object) -> SimpleNamespace:
+        tuned.append(called(rivals))
         return SimpleNamespace(interrupted=False)
 
     monkeypatch.setattr(tuner, "tune", tune)
@@ -184,7 +215,7 @@ def test_the_search_refuses_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure_gpu, "capturing", lambda: True)
     toy = origin("")
     with pytest.raises(CaptureInProgress, match="tune before the capture"):
-        tuner.tune(toy.gpu_tunables()[0], toy, 0, H100, budget_seconds=1.0, top_k=1)
+        tuner.tune(toy.rivals()[0], toy, H100, budget_seconds=1.0, top_k=1)
 
 
 @pytest.mark.usefixtures("here")

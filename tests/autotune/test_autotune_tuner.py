@@ -42,9 +42,8 @@ def search(
     toy: Origin, budget: float = 120.0, top: int = 8, patience: float = 30.0, watch: Watch = ignore
 ) -> Result:
     return tune(
-        toy.tunables()[0],
+        toy.rivals()[0],
         toy,
-        0,
         Device.current(),
         budget_seconds=budget,
         top_k=top,
