@@ -24,7 +24,8 @@ class Architecture:
     `shared_carveouts` are the sizes that shared memory can have of the `unified_bytes` that it
     has in common with L1, ascending; `shared_per_block` is the largest block's, after opting in,
     of which `shared_reserved` is not counted. Registers are 32 bits wide and allocated per warp in
-    multiples of `register_granule`, for warps in multiples of `warp_granule`.
+    multiples of `register_granule`, for warps in multiples of `warp_granule`. `cluster_blocks` is
+    the most blocks that a cluster can have, 1 where there are no clusters.
     """
 
     sm: int  # 10 x compute capability: 90 for Hopper
@@ -42,6 +43,7 @@ class Architecture:
     shared_per_block: int
     shared_reserved: int
     shared_granule: int
+    cluster_blocks: int
     fp32_fma_per_cycle: int
     special_per_cycle: int
     shared_bytes_per_cycle: int

@@ -44,6 +44,7 @@ class Entry:
 
 SUITES = {
     "compile": Entry("bench.compiled.suite:COMPILE", "GPU tilings against the compiler, no GPU"),
+    "compile-cuda": Entry("bench.cuda_suite:COMPILE_CUDA", "CUDA tilings against NVRTC, no GPU"),
     "cpu": Entry("bench.layers.suite:CPU", "every cell against every CPU peer, nine shapes"),
     "modules": Entry("bench.modules_suite:MODULES_SUITE", "whole modules against torch.nn's"),
     "quick": Entry("bench.layers.suite:QUICK", "an LSTM layer in three sizes"),

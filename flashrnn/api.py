@@ -17,14 +17,17 @@ from flashrnn.ir.variants import variant
 from flashrnn.options import NONE, Options, check_carried
 from flashrnn.reference import reference
 from flashrnn.runtime.arguments import check_lengths
+from flashrnn.runtime.cuda_check import check_cuda
+from flashrnn.runtime.cuda_recurrence import recurrence as cuda_recurrence
+from flashrnn.runtime.gpu_choice import gpu_choice
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.recurrence import recurrence
 from flashrnn.runtime.registry import unsupported_transform, watched
-from flashrnn.runtime.triton_check import check_triton, triton_choice
+from flashrnn.runtime.triton_check import check_triton
 from flashrnn.runtime.triton_recurrence import recurrence as triton_recurrence
 
 Tensor = torch.Tensor
-BACKENDS = ("auto", "cpu", "triton", "reference")
+BACKENDS = ("auto", "cpu", "triton", "cuda", "reference")
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ def flashrnn(
 
     backend: "cpu" (generated C++; bfloat16 and float16 are converted, computed in float32 and
     rounded on return), "triton" (generated Triton: float32, float16 and bfloat16 on an NVIDIA GPU;
-    where TRITON_INTERPRET=1, CPU tensors in Triton's interpreter), "reference" (slow, any dtype and
-    device, gradients of any order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError,
-    DeviceError, UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
-    (Pöppel et al., 2024).
+    where TRITON_INTERPRET=1, CPU tensors in Triton's interpreter), "cuda" (generated CUDA C++, R in
+    registers, extra `cuda`: float16, bfloat16, and float32 where torch may multiply it in tf32, on
+    an NVIDIA GPU; no run of it has been measured), "reference" (slow, any dtype and device,
+    gradients of any order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError,
+    DeviceError, UnknownFunctionError, OptionError, BackendError, and TilingError where no CUDA
+    kernel holds a head of that size. The layout is that of FlashRNN (Pöppel et al., 2024).
     """
     cell = cell_of(function)
     Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)
@@ -101,6 +106,9 @@ def flashrnn(
     if backend == "triton":
         check_triton(Wx)
         return triton_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
+    if backend == "cuda":
+        check_cuda(Wx)
+        return cuda_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
     _check_cpu(Wx, "Wx")
 
     def run(
@@ -155,8 +163,8 @@ def layer(
         raise DtypeError(f"W is {W.dtype} on {W.device}, but x is {x.dtype} on {x.device}")
     # the sizes of the products that the layer would hand to `flashrnn`
     _check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
-    backend = chosen_backend(backend, x)
-    if zoneout is not None or backend != "cpu":  # the masks are a part of Wx, so it must exist
+    chosen = chosen_backend(backend, x)
+    if zoneout is not None or chosen != "cpu":  # the masks are a part of Wx, so it must exist
         lengths = _lengths(lengths, x)
         if lengths is not None:  # a product would read what lies behind an end
             steps = torch.arange(x.shape[1], device=x.device)
@@ -171,7 +179,7 @@ def layer(
         return every[0], last
     _check_cpu(x, "x")
     check_carried(
-        backend, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
+        chosen, gradient_clip=gradient_clip, gradient_cut=gradient_cut, output_clip=output_clip,
         zoneout=zoneout, lengths=lengths, reverse=reverse,
     )  # fmt: skip
     options = _options(gradient_clip, gradient_cut, reverse)
@@ -266,8 +274,7 @@ def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
 def choose_backend(Wx: Tensor, function: str | Cell = "lstm") -> Choice:
     """What backend="auto" takes for such a tensor [B, T, G_w, N, D] and cell, and why."""
     if Wx.is_cuda:
-        fits, reason = triton_choice(Wx, cell_of(function))
-        return Choice("triton" if fits else "reference", reason)
+        return Choice(*gpu_choice(Wx, cell_of(function)))
     if Wx.device.type != "cpu":
         return Choice("reference", f"no fused kernels for device {Wx.device}")
     transform = unsupported_transform()

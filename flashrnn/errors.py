@@ -38,6 +38,10 @@ class CompilerError(BackendError):
     """No C++ compiler, or the compiler rejected a generated source."""
 
 
+class DriverError(BackendError):
+    """The CUDA driver refused what it was asked; the message has its own name for why."""
+
+
 class OptionError(FlashRNNError, ValueError):
     """An option has a value that means nothing."""
 

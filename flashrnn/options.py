@@ -10,12 +10,12 @@ from flashrnn.errors import BackendError, OptionError
 
 # Every option of `flashrnn` and `layer`, and the back ends that carry it.
 CARRIED: dict[str, tuple[str, ...]] = {
-    "gradient_clip": ("cpu", "triton", "reference"),
-    "gradient_cut": ("cpu", "triton", "reference"),
-    "output_clip": ("cpu", "triton", "reference"),
-    "zoneout": ("cpu", "triton", "reference"),
-    "lengths": ("cpu", "triton", "reference"),
-    "reverse": ("cpu", "triton", "reference"),
+    "gradient_clip": ("cpu", "triton", "cuda", "reference"),
+    "gradient_cut": ("cpu", "triton", "cuda", "reference"),
+    "output_clip": ("cpu", "triton", "cuda", "reference"),
+    "zoneout": ("cpu", "triton", "cuda", "reference"),
+    "lengths": ("cpu", "triton", "cuda", "reference"),
+    "reverse": ("cpu", "triton", "cuda", "reference"),
 }
 
 

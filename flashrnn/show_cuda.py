@@ -14,8 +14,10 @@ from flashrnn.errors import OptionError
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_compile import compile_for
-from flashrnn.tiling import cuda as tiling
+from flashrnn.tiling import cuda_choice as tiling
 from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda_choice import IN_WORDS
+from flashrnn.tiling.cuda_latency import step_seconds
 
 TARGET = "cuda"
 DEFAULT_DEVICE, DEFAULT_DTYPE = "h100-sxm", "bfloat16"
@@ -24,7 +26,7 @@ DEFAULT_DEVICE, DEFAULT_DTYPE = "h100-sxm", "bfloat16"
 def show(cell: Cell, options: argparse.Namespace) -> str:
     """The source under comments; with --sass, the machine code of the time loop after it.
 
-    Raises TilingError where no head of that size fits one block, UnknownDevice, OptionError.
+    Raises TilingError where no schedule holds a head of that size, UnknownDevice, OptionError.
     """
     gpu = named(options.device or DEFAULT_DEVICE)
     direction = one_of("--direction", options.direction or INFERENCE, TARGET, DIRECTIONS)
@@ -34,9 +36,12 @@ def show(cell: Cell, options: argparse.Namespace) -> str:
     chosen = tiling.choose(problem, gpu)
     words = ", ".join(f"{name} = {value}" for name, value in chosen.as_config().items())
     needed = tiling.predict(problem, chosen)
+    where = IN_WORDS[tiling.schedule_of(chosen)]
+    step = 1e6 * step_seconds(problem, chosen, gpu)
     lines = [
-        f"For D={dims.D} on {gpu.name} (sm_{gpu.sm}): {words}",
-        f"(chosen by the cost model). {tiling.binding(problem, chosen, gpu)}.",
+        f"For D={dims.D} on {gpu.name} (sm_{gpu.sm}), a head in {where}: {words}",
+        f"(the shortest step by the latency model: {step:.1f} µs, a prediction).",
+        f"{tiling.binding(problem, chosen, gpu)}.",
         f"Predicted: {needed.registers} registers, {needed.shared_bytes:,} bytes of shared memory,",
         f"{tiling.products_per_step(problem, chosen)} tensor-core instructions per warp and step.",
     ]

@@ -18,6 +18,7 @@ from flashrnn.options import NONE
 from flashrnn.reference import reference
 from flashrnn.runtime import triton_launch as launch
 from flashrnn.runtime.arguments import of_gates, unit_weights
+from flashrnn.runtime.gpu_tensors import saved_shape
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
@@ -148,7 +149,7 @@ class _Arguments:
         self.last = torch.full_like(self.initial, torch.nan)
         self.saved: Tensor | None = None
         if self._direction != INFERENCE:
-            shape = launch.saved_shape(cell, self.states)
+            shape = saved_shape(cell, self.states)
             self.saved = self.wx.new_full(shape, torch.nan)
         self.d_states, self.d_last = normal(S, B, T, N, D), normal(S, B, 1, N, D)
         self.d_gates = empty_sequence(self.wx, (), (G, N, D)).fill_(torch.nan)

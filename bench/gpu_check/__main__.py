@@ -20,7 +20,7 @@ from autotune.errors import NoGpu
 from autotune.gpu import Gpu
 from autotune.measure_gpu import CudaStream, Stream
 from bench import files
-from bench.gpu_check import correctness, kernels, layers
+from bench.gpu_check import correctness, cuda_kernels, kernels, layers, sanitizer
 from bench.gpu_check.page import faults, page
 from flashrnn.runtime import triton_build
 
@@ -54,7 +54,9 @@ def check(gpu: Gpu, stream: Stream, seconds: float, output: Path) -> dict[str, A
         "versions": versions(),
         "correctness": asdict(correctness.Outcome(problem="it has not ended yet")),
         "kernels": [],
+        "cuda_kernels": [],
         "layers": [],
+        "sanitizer": [],
     }
 
     def save() -> None:
@@ -65,9 +67,13 @@ def check(gpu: Gpu, stream: Stream, seconds: float, output: Path) -> dict[str, A
     for kernel in kernels.rows(kernels.problems(), gpu, stream, seconds):
         found["kernels"].append(kernel.facts())
         save()
+    for kernel in cuda_kernels.rows(cuda_kernels.problems(), gpu, stream, seconds):
+        found["cuda_kernels"].append(kernel.facts())
+        save()
     for layer in layers.rows(layers.cases(), stream, seconds):
         found["layers"].append(asdict(layer))
         save()
+    found["sanitizer"] = [asdict(outcome) for outcome in sanitizer.run()]
     found["correctness"] = asdict(correctness.run())
     save()
     return found
@@ -78,7 +84,7 @@ def versions() -> dict[str, str]:
     import torch
 
     found = {}
-    for name in ("flashrnn-compiler", "torch", "triton"):
+    for name in ("flashrnn-compiler", "torch", "triton", "cuda-bindings", "nvidia-cuda-nvrtc"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -99,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu_check",
         description="On a machine with an NVIDIA GPU: the correctness matrix, predictions held "
-        "against the compiler and the clock, layers beside cuDNN and a plain loop.",
+        "against the compiler and the clock, layers beside cuDNN and a plain loop, and "
+        "compute-sanitizer where it is installed.",
     )
     parser.add_argument(
         "--seconds", type=_positive, default=0.5, metavar="S", help="of timing per case (0.5)"

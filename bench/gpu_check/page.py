@@ -10,6 +10,7 @@ from autotune.show import duration
 
 Facts = Mapping[str, Any]
 OURS = "flashrnn"
+_PARTS = ("kernels", "cuda_kernels", "layers", "sanitizer")
 
 
 def page(found: Facts) -> str:
@@ -20,14 +21,9 @@ def page(found: Facts) -> str:
         f"# {gpu['name']} (sm_{gpu['sm']}, {gpu['sms']} SMs)",
         f"{found['date']}, {versions}.",
         *_correctness(found["correctness"]),
-        "## Kernels: predicted > measured",
-        *_figures(found["kernels"]),
-        _table(
-            ["kernel", "dtype", "B×T×N×D", "tiling", "registers", "shared bytes", "spills",
-             "blocks per SM", "time"],
-            [_kernel(row) for row in found["kernels"]],
-        ),
-        *_problems(found["kernels"]),
+        *_sanitizer(found["sanitizer"]),
+        *_kernels("Triton kernels", found["kernels"]),
+        *_kernels("CUDA kernels", found["cuda_kernels"]),
         "## Layers",
         _table(
             ["layer", "dtype", "B×T×D", "call", OURS, "torch.nn", "its time / ours", "plain loop",
@@ -43,7 +39,8 @@ def faults(found: Facts) -> int:
     """How many things are not as they should be."""
     tests = found["correctness"]
     wrong: int = len(tests["failed"]) + tests["skipped"] + bool(tests["problem"])
-    return wrong + sum(bool(row["problem"]) for row in (*found["kernels"], *found["layers"]))
+    rows = (row for part in _PARTS for row in found[part])
+    return wrong + sum(bool(row["problem"]) for row in rows)
 
 
 def _correctness(tests: Facts) -> Iterator[str]:
@@ -55,6 +52,23 @@ def _correctness(tests: Facts) -> Iterator[str]:
     yield f"{tests['passed']} passed, {len(failed)} failed, {tests['skipped']} skipped."
     if failed:
         yield "\n".join(f"- {name}" for name in failed)
+
+
+def _sanitizer(outcomes: Sequence[Facts]) -> Iterator[str]:
+    yield "## compute-sanitizer over the CUDA back end"
+    if not outcomes:
+        yield "It is not on PATH."
+        return
+    yield "\n".join(f"- {one['tool']}: {one['problem'] or one['told']}" for one in outcomes)
+
+
+def _kernels(what: str, rows: Sequence[Facts]) -> Iterator[str]:
+    yield f"## {what}: predicted > measured"
+    yield from _figures(rows)
+    head = ["kernel", "dtype", "B×T×N×D", "tiling", "registers", "shared bytes", "spills",
+            "blocks per SM", "time"]  # fmt: skip
+    yield _table(head, [_kernel(row) for row in rows])
+    yield from _problems(rows)
 
 
 def _figures(rows: Sequence[Facts]) -> Iterator[str]:

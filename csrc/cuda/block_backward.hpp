@@ -70,7 +70,7 @@ struct BlockBackward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
     if constexpr (dense) {
       this->clear(gates, 2 * gates_bytes);
       r.load(rest + place.warp * (R::bytes_per_warp / int(sizeof(Column))), place,
-             [&](int column, int in_tile, int k) { return recurrent(column, in_tile, k); });
+             this->along_gates(a.r, 0, tile_of(0) * units_per_tile));
     }
     block_barrier();
     for (int t = rows.longest - 1; t >= 0; --t) {
@@ -80,20 +80,13 @@ struct BlockBackward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
       float sum[TilesPerWarp][4] = {};
       if constexpr (dense) {
         block_barrier();
-        if (a.cut == 0) r.multiply(sum, buffer, place.lane);
+        const Operand* now = buffer + place.lane;
+        if (a.cut == 0) r.template multiply<0>(sum, [now](int k) { return now[k * lanes]; });
       }
       pass_on(t, sum);
     }
     this->store_states(a.d_initial, d_state);
     if constexpr (K > 0) store_weights();
-  }
-
-  // Term k: gate by gate, the units of each padded to whole operands.
-  FLASHRNN_INLINE Storage recurrent(int column, int in_tile, int k) const {
-    constexpr int terms = Gates::k_tiles * F::k_units;
-    const int g = k / terms, d = k % terms;
-    const int p = tile_of(column) * units_per_tile + in_tile;
-    return this->recurrent_entry(a.r, g, d, p);
   }
 
   FLASHRNN_INLINE void load_weights() {

@@ -54,6 +54,7 @@ struct BlockForward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
   FLASHRNN_INLINE explicit BlockForward(const Arguments& arguments)
       : Base(arguments), a(arguments) {}
 
+  // Column tile g * TilesPerWarp + j of R: unit tile j of gate g of R.
   FLASHRNN_INLINE void run() {
     auto* h = static_cast<Operand*>(shared_memory());
     constants = reinterpret_cast<float*>(static_cast<char*>(shared_memory()) + 2 * h_bytes);
@@ -66,7 +67,11 @@ struct BlockForward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
       block_barrier();
       publish(h);
       r.load(rest + place.warp * (R::bytes_per_warp / int(sizeof(Column))), place,
-             [&](int column, int in_tile, int p) { return recurrent(column, in_tile, p); });
+             this->template along_h<columns>(
+                 a.r, 0, [](int column) { return column / TilesPerWarp; },
+                 [&](int column) {
+                   return tile_of(column % TilesPerWarp) * units_per_tile + place.row;
+                 }));
     }
     block_barrier();
     fetch(0);
@@ -76,7 +81,8 @@ struct BlockForward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
       if (t + 1 < rows.longest) fetch(t + 1);
       float sum[columns][4] = {};
       if constexpr (dense) {
-        r.multiply(sum, h + t % 2 * (h_bytes / int(sizeof(Operand))), place.lane);
+        const Operand* now = h + t % 2 * (h_bytes / int(sizeof(Operand))) + place.lane;
+        r.template multiply<0>(sum, [now](int k) { return now[k * lanes]; });
       }
 #pragma unroll
       for (int j = 0; j < TilesPerWarp; ++j) advance(t, j, sum, wx);
@@ -86,12 +92,6 @@ struct BlockForward : Head<Cell, Storage, D, Warps, TilesPerWarp> {
       }
     }
     this->store_states(a.last, state);
-  }
-
-  // Column tile g * TilesPerWarp + j: unit tile j of gate g of R.
-  FLASHRNN_INLINE Storage recurrent(int column, int in_tile, int p) const {
-    const int d = tile_of(column % TilesPerWarp) * units_per_tile + in_tile;
-    return this->recurrent_entry(a.r, column / TilesPerWarp, d, p);
   }
 
   FLASHRNN_INLINE void load_constants() {

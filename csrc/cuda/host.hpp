@@ -25,8 +25,10 @@ FLASHRNN_INLINE void* shared_memory() { return simt::dynamic_shared(); }
 FLASHRNN_INLINE int thread_index() { return int(simt::thread_index().x); }
 FLASHRNN_INLINE int block_x() { return int(simt::block_index().x); }
 FLASHRNN_INLINE int block_y() { return int(simt::block_index().y); }
+FLASHRNN_INLINE int threads_of_block() { return int(simt::block_size().x); }
 FLASHRNN_INLINE void block_barrier(FLASHRNN_WHERE) { simt::block_sync(where); }
 FLASHRNN_INLINE void warp_barrier(FLASHRNN_WHERE) { simt::warp_sync(~0u, where); }
+FLASHRNN_INLINE int unknown(int x) { return x; }
 FLASHRNN_INLINE float from_lane(float x, int distance FLASHRNN_AND_WHERE) {
   return simt::shuffle_xor(~0u, x, uint32_t(distance), where);
 }
@@ -79,5 +81,43 @@ FLASHRNN_MMA(mma_bfloat16, mma_m16n8k16_bf16)
 FLASHRNN_MMA(mma_float16, mma_m16n8k16_f16)
 FLASHRNN_MMA(mma_tf32, mma_m16n8k8_tf32)
 #undef FLASHRNN_MMA
+
+FLASHRNN_INLINE void add_release(uint32_t* counter, uint32_t n FLASHRNN_AND_WHERE) {
+  simt::red_add_release(counter, n, where);
+}
+FLASHRNN_INLINE uint32_t load_acquire(const uint32_t* counter FLASHRNN_AND_WHERE) {
+  return simt::ld_acquire(counter, where);
+}
+
+FLASHRNN_INLINE void load_from_l2(const uint32_t (&from)[4], uint32_t (&to)[4]) {
+  for (int i = 0; i < 4; ++i) to[i] = from[i];
+}
+
+using ClusterAddress = void*;
+FLASHRNN_INLINE ClusterAddress in_block(void* own, int rank FLASHRNN_AND_WHERE) {
+  return simt::map_shared(static_cast<char*>(own), uint32_t(rank), where);
+}
+FLASHRNN_INLINE void cluster_barrier(FLASHRNN_WHERE) { simt::cluster_sync(where); }
+
+using ByteBarrier = std::uint64_t;
+FLASHRNN_INLINE void begin(ByteBarrier* barrier FLASHRNN_AND_WHERE) {
+  simt::mbarrier_init(barrier, 1, where);
+  simt::fence_mbarrier_init();
+}
+FLASHRNN_INLINE void expect(ByteBarrier* barrier, int bytes FLASHRNN_AND_WHERE) {
+  simt::mbarrier_arrive_expect_tx(barrier, uint32_t(bytes), where);
+}
+FLASHRNN_INLINE void wait(ByteBarrier* barrier, int phase FLASHRNN_AND_WHERE) {
+  simt::mbarrier_wait(barrier, uint32_t(phase), where);
+}
+template <int Words>
+FLASHRNN_INLINE void store_to(ClusterAddress at, ClusterAddress barrier,
+                              const uint32_t (&v)[Words] FLASHRNN_AND_WHERE) {
+  struct alignas(4 * Words) Together {
+    uint32_t words[Words];
+  } together;
+  std::memcpy(&together, v, sizeof together);
+  simt::st_async(static_cast<Together*>(at), together, static_cast<ByteBarrier*>(barrier), where);
+}
 
 }  // namespace flashrnn

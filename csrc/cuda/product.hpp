@@ -53,6 +53,43 @@ struct Left {
   }
 };
 
+// A lane's way through the terms of its columns of R [N, D, P] of one gate: along units of h.
+template <class Storage, int D, int Columns>
+struct AlongH {
+  const Storage* at[Columns];
+  int p;
+  FLASHRNN_INLINE typename Format<Storage>::Pair pair(int j, int offset) const {
+    return load_pair<Storage, D>(at[j] - p, p + offset, true);
+  }
+  FLASHRNN_INLINE void advance(int terms) {
+    p += terms;
+#pragma unroll
+    for (int j = 0; j < Columns; ++j) at[j] += terms;
+  }
+};
+
+// The same along the units of each gate of R [G, N, D, P], padded to whole operands; column tile j is
+// 8 j units of h from the first.
+template <class Storage, int D>
+struct AlongGates {
+  static constexpr int terms_per_gate =
+      ceil_div(D, Format<Storage>::k_units) * Format<Storage>::k_units;
+  const Storage* at;
+  int p, d, gates_left;
+  int64_t per_gate;
+  FLASHRNN_INLINE typename Format<Storage>::Pair pair(int j, int offset) const {
+    const Storage* from = at + offset * D + j * units_per_tile;
+    const int unit = gates_left > 0 && p + j * units_per_tile < D ? d + offset : D;
+    return Format<Storage>::join(unit < D ? from[0] : Storage{}, unit + 1 < D ? from[D] : Storage{});
+  }
+  FLASHRNN_INLINE void advance(int terms) {
+    const bool next = d + terms >= terms_per_gate;
+    d += next ? terms - terms_per_gate : terms;
+    at += terms * D + (next ? per_gate - terms_per_gate * D : int64_t{0});
+    gates_left -= next;
+  }
+};
+
 // R as the right operand: `Columns` tiles of 8 columns per warp, `KTiles` of terms, of which the
 // first `Held` are in registers and the others in shared memory, in the order in which lanes read.
 template <class Storage, int Columns, int KTiles, int Held>
@@ -62,47 +99,59 @@ struct Right {
   uint32_t held[at_least(Held, 1)][Columns][2];
   Column* rest;
 
-  // value(column tile, column in it, term): an element of R, zero outside.
-  template <class Value>
-  FLASHRNN_INLINE void load(Column* shared, const Place& at, const Value& value) {
-    using F = Format<Storage>;
+  // From where `walk` stands: pair(column, offset) are R's elements at so many terms from there and
+  // the next, zeros outside; advance(terms) goes on.
+  template <class Walk>
+  FLASHRNN_INLINE void load(Column* shared, const Place& at, Walk walk) {
     rest = shared + at.lane;
 #pragma unroll
-    for (int k = 0; k < KTiles; ++k) {
+    for (int k = 0; k < Held; ++k) {
+#pragma unroll
+      for (int j = 0; j < Columns; ++j) read(held[k][j], walk, j);
+      walk.advance(Format<Storage>::k_units);
+    }
+#pragma unroll 1
+    for (int k = Held; k < KTiles; ++k) {
 #pragma unroll
       for (int j = 0; j < Columns; ++j) {
         uint32_t words[2];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if constexpr (F::k_units == 16) {
-            const int term = k * 16 + half * 8 + at.pair;
-            words[half] = F::join(value(j, at.row, term), value(j, at.row, term + 1));
-          } else {
-            words[half] = round_tf32(F::widen(value(j, at.row, k * 8 + at.pair + half)));
-          }
-        }
-        if (k < Held) {
-          held[k][j][0] = words[0];
-          held[k][j][1] = words[1];
-        } else {
-          rest[((k - Held) * Columns + j) * lanes] = {words[0], words[1]};
-        }
+        read(words, walk, j);
+        rest[((k - Held) * Columns + j) * lanes] = {words[0], words[1]};
       }
-      // loads of all of R at once would take more registers than R itself
-      warp_barrier();
+      walk.advance(Format<Storage>::k_units);
     }
   }
 
-  // sum += left R. Only lanes of this warp read what it wrote.
-  FLASHRNN_INLINE void multiply(float (&sum)[Columns][4], const Operand* left, int lane) const {
+  template <class Walk>
+  static FLASHRNN_INLINE void read(uint32_t (&words)[2], const Walk& walk, int j) {
+    using F = Format<Storage>;
+    if constexpr (F::k_units == 16) {
+      words[0] = walk.pair(j, 0);
+      words[1] = walk.pair(j, 8);
+    } else {
+      const auto both = walk.pair(j, 0);
+      words[0] = round_tf32(F::first(both));
+      words[1] = round_tf32(F::second(both));
+    }
+  }
+
+  // sum += left R, operand k of which is operand(k). Ahead: so many are fetched before they are used.
+  template <int Ahead, class OperandOf>
+  FLASHRNN_INLINE void multiply(float (&sum)[Columns][4], const OperandOf& operand) const {
+    Operand fetched[at_least(Ahead, 1)];
+#pragma unroll
+    for (int k = 0; k < Ahead && k < KTiles; ++k) fetched[k] = operand(k);
 #pragma unroll
     for (int k = 0; k < KTiles; ++k) {
-      const Operand a = left[k * lanes + lane];
+      const int slot = k % at_least(Ahead, 1);
+      const Operand a = Ahead == 0 ? operand(k) : fetched[slot];
+      if (Ahead > 0 && k + Ahead < KTiles) fetched[slot] = operand(k + Ahead);
 #pragma unroll
       for (int j = 0; j < Columns; ++j) {
         if (k < Held) {
           Format<Storage>::multiply(sum[j], a.words, held[k][j]);
         } else {
+          // only lanes of this warp read what it wrote
           const Column b = rest[((k - Held) * Columns + j) * lanes];
           Format<Storage>::multiply(sum[j], a.words, b.words);
         }

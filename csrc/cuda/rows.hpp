@@ -12,8 +12,9 @@ struct Rows {
   int longest;   // of all rows of the block
   bool reverse;
 
-  FLASHRNN_INLINE Rows(const Place& place, const int64_t* lengths, int B, int T, bool backwards)
-      : first(block_x() * rows_per_block), longest(T), reverse(backwards) {
+  FLASHRNN_INLINE Rows(const Place& place, int first_row, const int64_t* lengths, int B, int T,
+                       bool backwards)
+      : first(first_row), longest(T), reverse(backwards) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       at[i] = first + place.row + 8 * i;

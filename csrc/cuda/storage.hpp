@@ -96,4 +96,36 @@ FLASHRNN_INLINE void store_pair(Storage* p, int unit, bool inside, float x, floa
   }
 }
 
+// One unit, or a pair of neighbouring ones, as a lane has them of a row of D units.
+template <class Storage, int D, int Count>
+struct Few;
+
+template <class Storage, int D>
+struct Few<Storage, D, 2> {
+  using F = Format<Storage>;
+  typename F::Pair pair{};
+  static FLASHRNN_INLINE Few load(const Storage* p, int unit, bool inside) {
+    return {load_pair<Storage, D>(p, unit, inside)};
+  }
+  FLASHRNN_INLINE float operator[](int u) const {
+    return u == 0 ? F::first(pair) : F::second(pair);
+  }
+  static FLASHRNN_INLINE void store(Storage* p, int unit, bool inside, const float* x) {
+    store_pair<Storage, D>(p, unit, inside, x[0], x[1]);
+  }
+};
+
+template <class Storage, int D>
+struct Few<Storage, D, 1> {
+  using F = Format<Storage>;
+  Storage one{};
+  static FLASHRNN_INLINE Few load(const Storage* p, int unit, bool inside) {
+    return {inside && unit < D ? p[unit] : Storage{}};
+  }
+  FLASHRNN_INLINE float operator[](int) const { return F::widen(one); }
+  static FLASHRNN_INLINE void store(Storage* p, int unit, bool inside, const float* x) {
+    if (inside && unit < D) p[unit] = F::narrow(x[0]);
+  }
+};
+
 }  // namespace flashrnn

@@ -1,4 +1,5 @@
 // Copies that land later: cp.async at its wait, st.async when a waiter's mbarrier needs it.
+#include <algorithm>
 #include <utility>
 
 #include "simt/machine.hpp"
@@ -86,6 +87,12 @@ void complete(Mbarrier& barrier) {
 }
 
 void deliver(Mbarrier& barrier) {
+  std::shared_ptr<Clocks> known;
+  const Clocks* merged = nullptr;
+  if (tracing()) {
+    known = barrier.open ? std::make_shared<Clocks>(*barrier.open)
+                         : std::make_shared<Clocks>(3 * machine->threads.size(), 0);
+  }
   for (AsyncStore& store : std::exchange(barrier.stores, {})) {
     set_pending(store.to, store.bytes, -1, store.where);
     std::memcpy(store.to, store.value, store.bytes);
@@ -93,11 +100,29 @@ void deliver(Mbarrier& barrier) {
     barrier.bytes -= store.bytes;
     if (!tracing()) continue;
     record_write(store.to, store.bytes, {store.agent, store.clock, store.where, false});
-    auto known = std::make_shared<Clocks>(machine->threads.size() * 2, 0);
-    (*known)[store.agent] = store.clock;
-    barrier.open = merge(barrier.open, known);
+    (*known)[store.agent] = std::max((*known)[store.agent], store.clock);
+    if (store.carried.get() == merged) continue;
+    merged = store.carried.get();
+    for (std::size_t i = 0; i < known->size(); ++i) (*known)[i] = std::max((*known)[i], (*merged)[i]);
   }
+  if (tracing()) barrier.open = std::move(known);
   complete(barrier);
+}
+
+// What whoever sees an asynchronous store learns, the store apart: its thread's earlier reads are
+// over, since an asynchronous store is issued after them. Of its writes it learns nothing.
+Known carried_by(Thread& thread) {
+  if (!thread.carried || thread.carried_from != thread.known) {
+    const std::size_t count = machine->threads.size();
+    auto reads = std::make_shared<Clocks>(3 * count, 0);
+    for (std::size_t i = 0; i < count; ++i) {
+      (*reads)[2 * count + i] = std::max((*thread.known)[i], (*thread.known)[2 * count + i]);
+    }
+    (*reads)[2 * count + thread.id] = thread.now++;
+    thread.carried = std::move(reads);
+    thread.carried_from = thread.known;
+  }
+  return thread.carried;
 }
 
 void arrive_at(Mbarrier& barrier, Place at) {
@@ -178,8 +203,9 @@ void st_async(void* peer, const void* value, uint32_t size, uint64_t* bar,
   check(peer, size, Access::write, where);
   std::memset(peer, 0xff, size);
   set_pending(peer, size, 1, where);
-  AsyncStore store{static_cast<char*>(peer), {}, size,
-                   uint32_t(machine->threads.size()) + self().id, ++self().stores, where};
+  const uint32_t agent = uint32_t(machine->threads.size()) + self().id;
+  AsyncStore store{static_cast<char*>(peer), {}, size, agent, ++self().stores,
+                   tracing() ? carried_by(self()) : nullptr, where};
   std::memcpy(store.value, value, size);
   barrier.stores.push_back(store);
 }

@@ -210,7 +210,7 @@ int run(const Launch& launch, const std::function<void()>& kernel) {
                           uint32_t(r.kind), nullptr, {}});
   }
   if (launch.races != 0) {
-    const Known nothing = std::make_shared<Clocks>(2 * count, 0);
+    const Known nothing = std::make_shared<Clocks>(3 * count, 0);
     for (Thread& thread : m.threads) thread.known = nothing;
     for (Memory& memory : m.memories) {
       if (memory.kind != read_only) memory.cells.resize((memory.bytes + 1) / 2);

@@ -35,7 +35,8 @@ struct Fault {
 };
 
 // What is known of every agent: its clock up to which its accesses come before ours. Agents are the
-// threads, and behind them one per thread for its asynchronous stores. Shared by threads that met.
+// threads, behind them one per thread for its asynchronous stores, and last the threads again, of
+// which only reads are known. Shared by threads that met.
 using Clocks = std::vector<uint32_t>;
 using Known = std::shared_ptr<const Clocks>;
 
@@ -98,6 +99,7 @@ struct Thread {
   bool cluster_arrived = false;
   uint32_t now = 1, stores = 0;
   Known known, fenced, to_acquire, last_acquired;
+  Known carried, carried_from;  // by asynchronous stores since the last read
   std::vector<Copy> open;
   std::vector<std::vector<Copy>> groups;
   struct Fiber* fiber = nullptr;
@@ -130,6 +132,7 @@ struct AsyncStore {
   char* to;
   uint8_t value[16];
   uint32_t bytes, agent, clock;
+  Known carried;
   Place where;
 };
 

@@ -1,6 +1,7 @@
 // Loads and stores: within bounds, and ordered with those of other threads.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "simt/machine.hpp"
@@ -67,6 +68,10 @@ bool before_now(const Epoch& e) {
   return e.agent == ~0u || e.agent == thread.id || (*thread.known)[e.agent] >= e.clock;
 }
 
+bool read_before_now(const Epoch& e) {
+  return before_now(e) || (*self().known)[2 * machine->threads.size() + e.agent] >= e.clock;
+}
+
 void report_race(const char* kind, const Memory& m, const char* p, const char* verb, Place at,
                  const Epoch& other, const char* other_verb) {
   const std::string here = at.text(), there = other.place.text();
@@ -99,13 +104,18 @@ void check_cell(Memory& m, Cell& cell, const char* p, bool write, bool atomic, P
                           cell.pending_place.text());
   }
   const char* verb = write ? "writes" : "reads";
-  if (!(atomic && cell.write.atomic) && !before_now(cell.write)) {
+  // a write of which we know that it has been read, all that an asynchronous store may tell us
+  const bool read_since = write && std::any_of(cell.reads.begin(), cell.reads.end(), read_before_now);
+  if (!(atomic && cell.write.atomic) && !before_now(cell.write) && !read_since) {
     report_race(write ? "write-after-write" : "read-after-write", m, p, verb, at, cell.write, "wrote");
   }
   const Epoch now{self().id, self().now, at, atomic};
-  if (!write) return add_read(cell, now);
+  if (!write) {
+    self().carried.reset();
+    return add_read(cell, now);
+  }
   for (const Epoch& read : cell.reads) {
-    if (!(atomic && read.atomic) && !before_now(read)) {
+    if (!(atomic && read.atomic) && !read_before_now(read)) {
       report_race("write-after-read", m, p, verb, at, read, "read");
       break;
     }

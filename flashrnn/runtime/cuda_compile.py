@@ -7,19 +7,22 @@ nvidia-cuda-nvrtc and cuda-bindings (extra "cuda"), no nvcc, no driver.
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Any
 
 from autotune.errors import MissingExtra
 from autotune.space import Compiled
 from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import source_directory
-from flashrnn.tiling.cuda import BlockTiling, CudaProblem, predict, source_of
+from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda_choice import predict, source_of
+from flashrnn.tiling.cuda_latency import Tiling
 
 # The oldest architecture whose tensor cores take bfloat16 and tf32.
 OLDEST = 80
 
 
-def compile_for(problem: CudaProblem, tiling: BlockTiling, sm: int) -> Compiled:
+def compile_for(problem: CudaProblem, tiling: Tiling, sm: int) -> Compiled:
     """The kernel for compute capability sm / 10.
 
     Raises MissingExtra without NVRTC, CompilerError for a source that it rejects and for an
@@ -35,19 +38,15 @@ def compile_for(problem: CudaProblem, tiling: BlockTiling, sm: int) -> Compiled:
 
 def compile_source(source: str, sm: int) -> bytes:
     """The cubin of a source that may include csrc/cuda. Errors as `compile_for`."""
-    nvrtc = _nvrtc()
-    headers = {
-        f"cuda/{p.name}": p.read_bytes()
-        for p in sorted((source_directory() / "cuda").glob("*.hpp"))
-    }
-    names = [name.encode() for name in headers]
+    nvrtc, included = _nvrtc(), headers()
+    names = [name.encode() for name in included]
     program = _checked(
         nvrtc, nvrtc.nvrtcCreateProgram(
-            source.encode(), b"kernel.cu", len(names), list(headers.values()), names
+            source.encode(), b"kernel.cu", len(names), list(included.values()), names
         )
     )  # fmt: skip
     try:
-        options = [f"--gpu-architecture=sm_{sm}".encode(), b"--std=c++17", b"-default-device"]
+        options = [option.encode() for option in options_for(sm)]
         status = nvrtc.nvrtcCompileProgram(program, len(options), options)[0]
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             log = bytearray(_checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program)))
@@ -59,6 +58,25 @@ def compile_source(source: str, sm: int) -> bytes:
         return bytes(cubin)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def options_for(sm: int) -> tuple[str, ...]:
+    """What NVRTC is told."""
+    return f"--gpu-architecture=sm_{sm}", "--std=c++17", "-default-device"
+
+
+@cache
+def headers() -> dict[str, bytes]:
+    """csrc/cuda, by the names under which sources include it."""
+    files = sorted((source_directory() / "cuda").glob("*.hpp"))
+    return {f"cuda/{path.name}": path.read_bytes() for path in files}
+
+
+def compiler_version() -> str:
+    """Of NVRTC. Raises MissingExtra."""
+    nvrtc = _nvrtc()
+    major, minor = _checked_all(nvrtc, nvrtc.nvrtcVersion())
+    return f"NVRTC {major}.{minor}"
 
 
 def _nvrtc() -> Any:
@@ -73,7 +91,12 @@ def _nvrtc() -> Any:
 
 
 def _checked(nvrtc: Any, returned: tuple[Any, ...]) -> Any:
+    values = _checked_all(nvrtc, returned)
+    return values[0] if values else None
+
+
+def _checked_all(nvrtc: Any, returned: tuple[Any, ...]) -> tuple[Any, ...]:
     status, *values = returned
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise CompilerError(f"NVRTC failed: {status.name}")
-    return values[0] if values else None
+    return tuple(values)

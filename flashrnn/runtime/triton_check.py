@@ -5,16 +5,12 @@ from __future__ import annotations
 import torch
 
 from autotune.errors import NoGpu, UnknownArchitecture
-from flashrnn.dims import Dims
 from flashrnn.dtypes import scanned_dtype_of
-from flashrnn.emit.triton import TRAINING
 from flashrnn.errors import BackendError, DeviceError, DtypeError, FlashRNNError
-from flashrnn.ir.cell import Cell
-from flashrnn.passes.lower import lower
+from flashrnn.runtime.gpu_tensors import gpu_dtype_of
 from flashrnn.runtime.registry import unsupported_transform
 from flashrnn.runtime.triton_build import interpreting, require
-from flashrnn.runtime.triton_kernels import device_of, gpu_dtype_of, precision_of, select
-from flashrnn.tiling.triton import FusedTiling, TritonProblem, choose
+from flashrnn.runtime.triton_kernels import device_of
 
 # The oldest architecture that Triton compiles for and whose tensor cores have bfloat16.
 OLDEST = 80
@@ -90,27 +86,3 @@ def chosen_for_scan(backend: str, x: torch.Tensor, name: str) -> str:
     except DtypeError:
         return "reference"
     return "cpu" if on_cpu else "reference"
-
-
-def triton_choice(Wx: torch.Tensor, cell: Cell) -> tuple[bool, str]:
-    """Whether Triton takes CUDA tensors like Wx [B, T, G_w, N, D], and why or with what."""
-    transform = unsupported_transform()
-    if transform is not None:
-        return False, f"fused kernels do not carry {transform}"
-    try:
-        check_triton(Wx)
-    except FlashRNNError as error:
-        return False, str(error)
-    if Wx.dim() != 5:  # a layer's x [B, T, I]: any schedule will do
-        return True, "Triton kernels of the cell"
-    B, _, _, N, D = Wx.shape
-    dtype, precision = gpu_dtype_of(Wx.dtype), precision_of(Wx.dtype)
-    problem = TritonProblem(lower(cell), TRAINING, dtype, Dims(B, 1, N, D), precision)
-    gpu = device_of(Wx)
-    selected = select(problem, gpu)
-    if isinstance(selected.tiling, FusedTiling):
-        what = f"a fused Triton kernel holds R of a head on the chip of {gpu.name}"
-    else:
-        why = choose(problem, gpu).reason or "tuning found it faster than fused kernels"
-        what = f"Triton with a product of the library in each step: {why}"
-    return True, f"{what}; its tiling is {selected.by}"

@@ -16,13 +16,12 @@ from autotune.errors import CacheWarning
 from autotune.gpu import Gpu
 from flashrnn import packs
 from flashrnn.dims import Dims
-from flashrnn.dtypes import GPU_BY_NAME, Dtype
-from flashrnn.emit.triton import IEEE, TF32
 from flashrnn.emit.triton_alternating import emit_alternating
 from flashrnn.emit.triton_fused import emit_fused
-from flashrnn.errors import DtypeError
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
+from flashrnn.runtime import gpu_tensors
+from flashrnn.runtime.gpu_tensors import gpu_dtype_of, precision_of
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
@@ -72,10 +71,11 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
 
 @dataclass(frozen=True)
 class Selected:
-    """A tiling and where it is from, in words."""
+    """A tiling and where it is from, in words. measured: whether tuning timed it."""
 
     tiling: Tiling
     by: str
+    measured: bool = False
 
 
 def select(problem: TritonProblem, gpu: Gpu) -> Selected:
@@ -83,7 +83,7 @@ def select(problem: TritonProblem, gpu: Gpu) -> Selected:
     config = cache.lookup(problem_key(problem), gpu)
     if config is not None:
         try:
-            return Selected(tiling_of(config), "tuned: the fastest of those measured")
+            return Selected(tiling_of(config), "tuned: the fastest of those measured", True)
         except TypeError as error:
             warnings.warn(
                 f"ignored a tuned tiling of {problem.program.cell.name}: {error}; "
@@ -137,31 +137,4 @@ def source_of(problem: TritonProblem, chosen: Tiling, *, interpreted: bool = Fal
 
 def device_of(like: torch.Tensor) -> Gpu:
     """The GPU that the tensor is on; the one that stands in for it in the interpreter."""
-    if not like.is_cuda:
-        return Device.named(INTERPRETED_FOR)
-    with torch.cuda.device(like.device):
-        return Device.current("cuda")
-
-
-def precision_of(dtype: torch.dtype) -> str:
-    """How products of float32 take their operands: rounded to tf32 where the user asked torch to.
-
-    Asked by torch.set_float32_matmul_precision or torch.backends.cuda.matmul.
-    """
-    if dtype != torch.float32:
-        return IEEE
-    asked: str | None = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
-    if asked is None:  # torch before 2.9
-        asked = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return TF32 if asked == "tf32" else IEEE
-
-
-def gpu_dtype_of(dtype: torch.dtype, name: str = "Wx") -> Dtype:
-    """The table's row; DtypeError where no Triton kernel carries it. name: of the tensor."""
-    for known in GPU_BY_NAME.values():
-        if known.torch == dtype:
-            return known
-    raise DtypeError(
-        f'backend="triton" has kernels for {", ".join(GPU_BY_NAME)}, {name} is {dtype}; '
-        'backend="reference" takes any dtype'
-    )
+    return gpu_tensors.device_of(like) if like.is_cuda else Device.named(INTERPRETED_FOR)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 
 from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
-from flashrnn.passes.lower import lower
+from flashrnn.runtime.gpu_tensors import lengths_on, on_device
 from flashrnn.runtime.triton_kernels import Plan
 from flashrnn.tiling.triton import FusedTiling
 
@@ -44,12 +43,6 @@ def strides(x: Tensor) -> list[int]:
     return [s // x.shape[-1] for s in x.stride()[:-1]]
 
 
-def saved_shape(cell: Cell, states: Tensor) -> tuple[int, ...]:
-    """Shape of what the forward pass saves: by step, not by position in time."""
-    _, B, T, N, D = states.shape
-    return (T, B, N, len(lower(cell).saved), D)
-
-
 def forward(
     plan: Plan,
     cell: Cell,
@@ -75,7 +68,7 @@ def forward(
     tensors = (wx, *strides(wx))
     outputs = (states, *strides(states))
     r, bias, initial = _packed(r), _packed(bias), _packed(initial)
-    weights, lengths = _packed_or_none(weights), _on(lengths, wx)
+    weights, lengths = _packed_or_none(weights), lengths_on(lengths, wx)
     with on_device(wx):
         if isinstance(plan.tiling, FusedTiling):
             plan.launch(
@@ -121,7 +114,7 @@ def backward(
     states, K = in_rows(states), 0 if weights is None else weights.shape[0]
     sizes = (B, T, N, int(options.reverse))
     r, weights, initial = _packed(r), _packed_or_none(weights), _packed(initial)
-    d_last, lengths = _packed_or_none(d_last), _on(lengths, states)
+    d_last, lengths = _packed_or_none(d_last), lengths_on(lengths, states)
     d_inputs: tuple[Any, ...] = (None, 0, 0, 0, 0)
     if d_states is not None:
         d_states = in_rows(d_states)
@@ -166,12 +159,3 @@ def _leave(
     if lengths is not None:
         through = torch.where((lengths > 0)[:, None, None], through, d_h)
     carried[0, :, 0] = through
-
-
-def _on(lengths: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if lengths is None else lengths.to(like.device)
-
-
-def on_device(like: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Kernels go to the current device, which may be another than the tensors'."""
-    return torch.cuda.device(like.device) if like.is_cuda else contextlib.nullcontext()

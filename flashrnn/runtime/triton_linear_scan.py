@@ -13,9 +13,9 @@ import torch
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import LINEAR
 from flashrnn.runtime import linear_scan as cpu
+from flashrnn.runtime.gpu_tensors import gpu_dtype_of
 from flashrnn.runtime.registry import define, plain
 from flashrnn.runtime.scan_launch import rows_like
-from flashrnn.runtime.triton_kernels import gpu_dtype_of
 from flashrnn.runtime.triton_launch import in_rows, strides
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS, TritonScanPlan, plan_for, rounded
 from flashrnn.tiling.triton_scan import TritonScanProblem

@@ -13,9 +13,9 @@ from autotune import cache
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.emit.triton_scan_attention import emit_scan_attention
 from flashrnn.emit.triton_scan_linear import emit_scan_linear
+from flashrnn.runtime.gpu_tensors import on_device
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_kernels import device_of
-from flashrnn.runtime.triton_launch import on_device
 from flashrnn.tiling import triton_scan as tiling
 from flashrnn.tiling.triton_scan import TritonScanProblem, TritonScanTiling
 

@@ -13,10 +13,10 @@ import torch
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import scan_attention as cpu
+from flashrnn.runtime.gpu_tensors import gpu_dtype_of
 from flashrnn.runtime.registry import define, plain
 from flashrnn.runtime.scan_attention import OptionalTensor, State, together
 from flashrnn.runtime.scan_launch import rows_like
-from flashrnn.runtime.triton_kernels import gpu_dtype_of
 from flashrnn.runtime.triton_launch import in_rows, strides
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS, TritonScanPlan, plan_for, rounded
 from flashrnn.tiling.triton_scan import TritonScanProblem

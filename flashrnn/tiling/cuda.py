@@ -8,27 +8,22 @@ registers and the others in shared memory. Shared memory is exact; registers are
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 
 from autotune import resources
 from autotune.gpu import Gpu
 from autotune.space import Prediction
-from constrint import Infeasible, Model
+from constrint import Model
 from constrint.expression import Operand
 from flashrnn.dims import Dims
 from flashrnn.dtypes import FLOAT32, Dtype
 from flashrnn.emit.cuda import BACKWARD, emit_block
-from flashrnn.errors import TilingError
-from flashrnn.passes.lower import Program, pointwise_cost
+from flashrnn.passes.lower import Program
 
 WARP, ROWS, UNITS_PER_TILE = 32, 16, 8
 MOST_WARPS = 16
 # Bytes of an operand per warp: 16 bytes per lane on the left, 8 on the right.
 LEFT_BYTES, RIGHT_BYTES = 512, 256
-# Of the cost, none of them measured: cycles that a step waits for its barrier and its loads, and
-# that a warp needs for one unit of the op table's cost.
-STEP_CYCLES, UNIT_CYCLES = 900.0, 0.6
 # Registers beside R's operands and what is counted per tile of units.
 BASE = 36
 
@@ -83,8 +78,11 @@ class CudaProblem:
         return self.products if self.direction != BACKWARD else min(self.products, 1)
 
 
-def model(problem: CudaProblem, gpu: Gpu) -> Model:
-    """Every tiling that fits the GPU; none where R is too large for one block."""
+def model(problem: CudaProblem, gpu: Gpu, spare: int = 0) -> Model:
+    """Every tiling that fits the GPU; none where R is too large for one block.
+
+    spare: registers per thread to leave beside the estimate.
+    """
     m = Model(f"{problem.program.cell.name} {problem.direction}, one block, on sm_{gpu.sm}")
     tiles = problem.tiles
     warps = m.int_var("warps", range(1, min(MOST_WARPS, tiles) + 1))
@@ -94,7 +92,7 @@ def model(problem: CudaProblem, gpu: Gpu) -> Model:
     m.add((warps - 1) * per_warp < tiles, name="every warp has a tile of units")
     resources.constrain(
         m, gpu.architecture, threads=WARP * warps,
-        registers=registers(problem, per_warp, held),
+        registers=registers(problem, per_warp, held) + spare,
         shared_bytes=shared_bytes(problem, warps, per_warp, held),
     )  # fmt: skip
     return m
@@ -140,86 +138,6 @@ def predict(problem: CudaProblem, tiling: BlockTiling) -> Prediction:
 def products_per_step(problem: CudaProblem, tiling: BlockTiling) -> int:
     """Tensor-core instructions of one warp in one step."""
     return problem.columns_per_tile * tiling.tiles_per_warp * problem.k_tiles
-
-
-def cost(problem: CudaProblem, tiling: BlockTiling, gpu: Gpu) -> float:
-    """Estimated seconds of one call, to rank tilings by; none of its constants is measured.
-
-    In a step a block waits for its own latencies, and its warps share the tensor cores, the four
-    schedulers and the bandwidth of shared memory of one multiprocessor.
-    """
-    limits, dims = gpu.architecture, problem.dims
-    flops = 2 * ROWS * UNITS_PER_TILE * (8 if problem.dtype == FLOAT32 else 16)
-    rate = gpu.tensor_flops_per_cycle / (2 if problem.dtype == FLOAT32 else 1)
-    product = tiling.warps * products_per_step(problem, tiling) * flops / rate
-    in_shared = problem.k_tiles - tiling.k_tiles_in_registers
-    read = problem.k_tiles * LEFT_BYTES
-    read += in_shared * problem.columns_per_tile * tiling.tiles_per_warp * RIGHT_BYTES
-    fetched = tiling.warps * read / limits.shared_bytes_per_cycle
-    roots = problem.program.backward
-    if problem.direction != BACKWARD:
-        roots = problem.program.new_states
-    # a warp has 4 numbers per lane in a tile; four schedulers share the warps
-    waves = -(-tiling.warps // 4)
-    pointwise = waves * tiling.tiles_per_warp * 4 * pointwise_cost(roots) * UNIT_CYCLES
-    step = STEP_CYCLES + max(product, fetched) + pointwise
-    blocks = -(-dims.B // ROWS) * dims.N
-    return -(-blocks // gpu.sms) * dims.T * step / (gpu.clock_mhz * 1e6)
-
-
-@lru_cache(maxsize=1024)
-def choose(problem: CudaProblem, gpu: Gpu) -> BlockTiling:
-    """The cheapest tiling by cost. Raises TilingError, which names what rules all of them out."""
-    solved = model(problem, gpu)
-    try:
-        solved.solve()
-    except Infeasible as error:
-        limits = ", ".join(rule.name or str(rule) for rule in error.conflict)
-        raise TilingError(
-            f"no tiling holds a head of D={problem.dims.D} of {problem.program.cell.name} "
-            f"({problem.direction}, {problem.dtype.name}) in one block on {gpu.name}: {limits}; "
-            f"the largest D that fits is {largest(problem, gpu)}"
-        ) from error
-    tilings = [BlockTiling(**solution) for solution in solved.solutions()]
-    # among equals the one that reads the least of R from shared memory
-    return min(tilings, key=lambda t: (cost(problem, t, gpu), -t.k_tiles_in_registers, t.warps))
-
-
-def largest(problem: CudaProblem, gpu: Gpu) -> int:
-    """The largest multiple of 16 that D can be for a head to fit one block; 0 for none."""
-    low, high = 0, problem.dims.D // 16 + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        smaller = replace(problem, dims=replace(problem.dims, D=16 * middle))
-        try:
-            model(smaller, gpu).solve()
-            low = middle
-        except Infeasible:
-            high = middle
-    return 16 * low
-
-
-def binding(problem: CudaProblem, tiling: BlockTiling, gpu: Gpu) -> str:
-    """What would be exceeded if one more operand of R went to registers, or to shared memory."""
-    if not problem.products:
-        return "nothing: the cell has no dense product"
-    words = []
-    for more, where in ((1, "in registers"), (-1, "in shared memory")):
-        held = tiling.k_tiles_in_registers + more
-        if not 0 <= held <= problem.k_tiles:
-            words.append(f"all of R is {where}")
-            continue
-        needed = predict(problem, replace(tiling, k_tiles_in_registers=held))
-        if resources.occupancy(
-            gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
-        ):
-            words.append(f"one more k tile would fit {where}")
-            continue
-        limit = resources.limiting(
-            gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
-        )
-        words.append(f"one more k tile {where} exceeds {limit}")
-    return "; ".join(words)
 
 
 def source_of(problem: CudaProblem, tiling: BlockTiling) -> str:

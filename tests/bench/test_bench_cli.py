@@ -95,7 +95,7 @@ def test_options_choose_a_part(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--suite", "qiuck"], "'qiuck'; known: compile, cpu"),
+        (["--suite", "qiuck"], "'qiuck'; known: compile, compile-cuda, cpu"),
         (["--suite", "tiny", "--cells", "lstn"], "no cell is called 'lstn'; known: coupled_lstm"),
         (["--suite", "tiny", "--cells", "slstm:3"], "heads that divide D = 8"),
         (["--suite", "tiny", "--cells", "slstm:x"], "'slstm:x'"),

@@ -16,7 +16,7 @@ from autotune.errors import NotDeterministic
 from autotune.gpu import KIB
 from autotune.sass import Code, Function
 from bench.gpu_check import __main__ as command
-from bench.gpu_check import correctness, kernels, layers
+from bench.gpu_check import correctness, kernels, layers, sanitizer
 from bench.gpu_check.page import faults, page, rank_correlation
 from bench.layers.plan import subject
 from bench.shapes import Shape
@@ -202,7 +202,13 @@ def test_the_file_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "lstm", "16x256x64", "bfloat16", "forward", "", seconds, dict.fromkeys(seconds, 0.0)
     )
     monkeypatch.setattr(command.kernels, "rows", lambda *_: iter(rows))
+    monkeypatch.setattr(command.cuda_kernels, "rows", lambda *_: iter([row]))
     monkeypatch.setattr(command.layers, "rows", lambda *_: iter([layer]))
+    outcomes = [
+        sanitizer.Outcome("memcheck", "0 errors"),
+        sanitizer.Outcome("racecheck", "", "a race"),
+    ]
+    monkeypatch.setattr(command.sanitizer, "run", lambda: outcomes)
     monkeypatch.setattr(command.correctness, "run", lambda: correctness.Outcome(7, 1, ("test_a",)))
     monkeypatch.setattr(triton_build, "is_installed", lambda: True)
     monkeypatch.setattr(Device, "current", lambda kind="cpu": H100)
@@ -212,7 +218,8 @@ def test_the_file_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = json.loads(output.read_text())
     assert found["gpu"]["key"] == "h100-sxm"
     assert found["kernels"][0] == json.loads(json.dumps(asdict(row)))
-    assert faults(found) == 3
+    assert faults(found) == 4
+    assert found["cuda_kernels"] == found["kernels"][:1]
     text = output.with_suffix(".md").read_text()
     assert text == page(found)
     assert "7 passed, 1 failed, 1 skipped" in text
@@ -221,6 +228,8 @@ def test_the_file_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "| 100 > 80 | 2,048 > 4,096 | 12 | 3 |" in text
     assert "- lstm training, fused, bfloat16: it hangs" in text
     assert "(noisy)" in text
+    assert "- memcheck: 0 errors\n- racecheck: a race\n" in text
+    assert "It is not on PATH." in page({**found, "sanitizer": []})
     assert "| 2.00 |" in text and "| 50.00 |" in text
 
 

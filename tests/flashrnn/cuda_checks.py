@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from cuda_host import Kernel, Sequence
+from cuda_tilings import Tiled
 from problems import Tensors, cast, cotangents, problem, run
 
 from flashrnn.dims import Dims
@@ -16,28 +18,22 @@ from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.options import Options
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.arguments import of_gates
-from flashrnn.tiling.cuda import BlockTiling, CudaProblem
+from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tolerance import Comparison, compare
 
-Tiled = tuple[CudaProblem, BlockTiling]
-Make = Callable[[CudaProblem, BlockTiling], Kernel]
+Tile = Callable[[str], Tiled]
+Make = Callable[[CudaProblem, Any], Kernel]
 # Against eager float32, whose products round nothing: operands with 10 bits of mantissa.
 TF32_BOUND = 3e-3
 
 
-def half_held(cell: Cell, direction: str, dtype: Dtype, dims: Dims, per_warp: int) -> Tiled:
-    """A problem with half of R in registers."""
-    p = CudaProblem(lower(cell), direction, dtype, dims)
-    return p, BlockTiling(-(-p.tiles // per_warp), per_warp, p.k_tiles // 2)
-
-
 def comparisons(
-    cell: Cell, dtype: Dtype, dims: Dims, per_warp: int, order: str, make: Make,
+    cell: Cell, dtype: Dtype, dims: Dims, tile: Tile, order: str, make: Make,
     device: str = "cpu", **options,
 ) -> list[Comparison]:  # fmt: skip
     """Results and gradients of a sequence; what a kernel does not write is NaN.
 
-    make: the kernel of a problem and a tiling.
+    tile: the problem and tiling of a direction; make: the kernel of these.
     """
     taken = Options(
         options.get("gradient_clip", math.inf), options.get("gradient_cut", False),
@@ -46,9 +42,7 @@ def comparisons(
     arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
     exact = run(cell, cast(arguments, torch.float64), "reference", **options)
     eager = run(cell, arguments, "reference", **options)
-    forward, backward = (
-        make(*half_held(cell, d, dtype, dims, per_warp)) for d in (TRAINING, BACKWARD)
-    )
+    forward, backward = make(*tile(TRAINING)), make(*tile(BACKWARD))
     lengths = options.get("lengths")
     lengths = None if lengths is None else lengths.to(device)
     s = Sequence(lower(cell), dims, arguments, device)
@@ -65,13 +59,13 @@ def comparisons(
     return [_compare(name, x.cpu().to(dtype.torch), exact, eager) for name, x in got.items()]
 
 
-def inference(cell: Cell, dtype: Dtype, dims: Dims, make: Make) -> list[Comparison]:
+def inference(cell: Cell, dtype: Dtype, dims: Dims, tile: Tile, make: Make) -> list[Comparison]:
     """Results of the kernel that saves nothing."""
     arguments = problem(cell, dims.B, dims.T, dims.N, dims.D, dtype.torch)
     exact = run(cell, cast(arguments, torch.float64), "reference")
     eager = run(cell, arguments, "reference")
     s = Sequence(lower(cell), dims, arguments)
-    s.forward(make(*half_held(cell, INFERENCE, dtype, dims, 1)), "random", None)
+    s.forward(make(*tile(INFERENCE)), "random", None)
     return [_compare(n, x, exact, eager) for n, x in (("states", s.states), ("last", s.last))]
 
 

@@ -12,12 +12,14 @@ import torch
 from simt_driver import CSRC, Library, Region
 
 from flashrnn.dims import Dims
-from flashrnn.emit.cuda import BACKWARD, TRAINING
+from flashrnn.emit.cuda import BACKWARD, CLUSTER, GRID, TRAINING
 from flashrnn.ir.cell import DENSE
 from flashrnn.options import NONE, Options
 from flashrnn.passes.lower import Program
 from flashrnn.runtime.arguments import unit_weights
-from flashrnn.tiling.cuda import BlockTiling, CudaProblem, source_of
+from flashrnn.tiling import cuda, cuda_spread
+from flashrnn.tiling.cuda import BlockTiling, CudaProblem
+from flashrnn.tiling.cuda_spread import SpreadTiling
 
 Tensor = torch.Tensor
 Argument = Tensor | int | float | None
@@ -35,11 +37,15 @@ class Issues(Exception):
 
 
 class HostKernel:
-    """One compiled kernel."""
+    """One compiled kernel. groups: of blocks at once, where a head is spread over blocks."""
 
-    def __init__(self, problem: CudaProblem, tiling: BlockTiling, csrc: Path = CSRC) -> None:
-        self.problem, self._threads = problem, 32 * tiling.warps
-        self._library = Library(source_of(problem, tiling) + _ENTRY, (csrc, CSRC))
+    def __init__(
+        self, problem: CudaProblem, tiling: BlockTiling | SpreadTiling, csrc: Path = CSRC,
+        groups: int = 1,
+    ) -> None:  # fmt: skip
+        self.problem, self._tiling, self._groups = problem, tiling, groups
+        source = cuda_spread if isinstance(tiling, SpreadTiling) else cuda
+        self._library = Library(source.source_of(problem, tiling) + _ENTRY, (csrc, CSRC))
 
     @property
     def shared_bytes(self) -> int:
@@ -47,19 +53,40 @@ class HostKernel:
 
     def run(self, order: str, written: Sequence_[Tensor], *arguments: Argument) -> None:
         """With the schedule's Arguments, field by field, each of 8 bytes. Raises Issues."""
-        dims = self.problem.dims
-        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        dims, tiling = self.problem.dims, self._tiling
+        if isinstance(tiling, BlockTiling):
+            self._launch(order, written, arguments, (-(-dims.B // 16), dims.N), 1)
+            return
+        items = dims.N * -(-dims.B // 16)
+        groups = self._groups if tiling.exchange == GRID else items
+        cluster = tiling.blocks if tiling.exchange == CLUSTER else 1
+        size = groups * cuda_spread.exchange_bytes(self.problem, tiling)
+        shared = torch.zeros(size, dtype=torch.uint8) if tiling.exchange == GRID else None
+        for first in range(0, items, groups):
+            count = min(groups, items - first)
+            arrived = torch.zeros(count, 32).int() if tiling.exchange == GRID else None
+            more = [x for x in (shared, arrived) if x is not None]
+            self._launch(
+                order, (*written, *more), (*arguments, shared, arrived, first),
+                (tiling.blocks, count), cluster,
+            )  # fmt: skip
+
+    def _launch(
+        self, order: str, written: Iterable[Tensor], arguments: Iterable[Argument],
+        grid: tuple[int, int], cluster: int,
+    ) -> None:  # fmt: skip
         results = {t.data_ptr() for t in written}
         regions = [
             Region(
                 f"argument {i}", t.data_ptr(), t.numel() * t.element_size(),
                 "read_write" if t.data_ptr() in results else "read_only",
             )
-            for i, t in enumerate(tensors)
+            for i, t in enumerate(arguments)
+            if isinstance(t, Tensor)
         ]  # fmt: skip
         found = self._library.run(
-            "execute", pack(arguments), regions, (-(-dims.B // 16), dims.N), (self._threads,),
-            shared=self.shared_bytes, order=order, seed=dims.D,
+            "execute", pack(arguments), regions, grid, (32 * self._tiling.warps,), (cluster,),
+            shared=self.shared_bytes, order=order, seed=self.problem.dims.D,
         )  # fmt: skip
         if found:
             raise Issues("\n".join(found))

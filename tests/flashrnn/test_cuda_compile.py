@@ -9,12 +9,13 @@ from flashrnn.cells import gru, lstm, peephole_lstm, slstm
 from flashrnn.cli import main
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT32
-from flashrnn.emit.cuda import BACKWARD, INFERENCE, TRAINING
-from flashrnn.errors import CompilerError, TilingError
+from flashrnn.emit.cuda import BACKWARD, CLUSTER, GRID, INFERENCE, TRAINING
+from flashrnn.errors import CompilerError
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_compile import compile_for, compile_source
-from flashrnn.tiling import cuda as tiling
+from flashrnn.tiling import cuda_choice as tiling
 from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda_choice import BLOCK, SCHEDULES
 
 pytest.importorskip("cuda.bindings", reason="the extra cuda is not installed")
 pytest.importorskip("triton", reason="the disassembler comes with Triton")
@@ -27,10 +28,10 @@ def problem_of(cell, direction, D, dtype=BFLOAT16) -> CudaProblem:
     return CudaProblem(lower(cell), direction, dtype, Dims(16, 1, 1, D))
 
 
-def check(problem: CudaProblem, device: str) -> None:
+def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> None:
     """The first choice launches, moves nothing to local memory in a step, multiplies as tiled."""
     gpu = named(device)
-    chosen = tiling.choose(problem, gpu)
+    chosen = tiling.choose(problem, gpu, schedules)
     made = report(compile_for(problem, chosen, gpu.sm))
     assert occupancy(gpu.sm, made.threads, made.registers, made.shared_bytes) >= 1
     assert made.step is not None
@@ -39,32 +40,48 @@ def check(problem: CudaProblem, device: str) -> None:
     assert code.classes["tensor"] == products > 0
     assert code.bytes("local load") + code.bytes("local store") == 0
     assert made.spill_store_bytes <= 128, "more than what is set aside before the loop"
+    # a cluster waits for no fence of the GPU, a grid for one per step
+    fences = sum(i.name == "MEMBAR.ALL.GPU" for i in code.instructions)
+    assert fences == (1 if tiling.schedule_of(chosen) == GRID else 0)
 
 
-@pytest.mark.parametrize("direction", [INFERENCE, BACKWARD])
-def test_a_kernel_of_each_direction(direction) -> None:
-    check(problem_of(lstm, direction, 64), "h100-sxm")
+@pytest.mark.parametrize(
+    ("direction", "schedule"), [(INFERENCE, BLOCK), (BACKWARD, BLOCK), (TRAINING, CLUSTER)]
+)
+def test_a_kernel_of_each_direction(direction, schedule) -> None:
+    check(problem_of(lstm, direction, 64), "h100-sxm", (schedule,))
+
+
+def test_a_head_over_a_grid() -> None:
+    check(problem_of(gru, BACKWARD, 512), "a100-80-sxm")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
-@pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("D", [64, 512])
 def test_every_architecture(device, direction, D) -> None:
     check(problem_of(lstm, direction, D), device)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+@pytest.mark.parametrize("D", [128, 1024])
 @pytest.mark.parametrize("cell", [gru, slstm, peephole_lstm], ids=lambda c: c.name)
-def test_other_cells(cell, direction) -> None:
-    check(problem_of(cell, direction, 128), "h100-sxm")
+def test_other_cells(cell, D, direction) -> None:
+    check(problem_of(cell, direction, D), "h100-sxm")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
-def test_tf32(direction) -> None:
-    check(problem_of(lstm, direction, 64, FLOAT32), "h100-sxm")
+@pytest.mark.parametrize("D", [64, 256])
+def test_tf32(direction, D) -> None:
+    check(problem_of(lstm, direction, D, FLOAT32), "h100-sxm")
+
+
+@pytest.mark.slow
+def test_the_published_largest_head() -> None:
+    check(problem_of(lstm, INFERENCE, 2560), "h100-sxm")
 
 
 def test_a_rejected_source() -> None:
@@ -75,32 +92,31 @@ def test_a_rejected_source() -> None:
         compile_for(problem, tiling.choose(problem, named("a100-80-sxm")), 75)
 
 
-def test_heads_that_do_not_fit_one_block() -> None:
-    problem = problem_of(lstm, TRAINING, 256)
-    with pytest.raises(
-        TilingError, match=r"D=256 of lstm .*registers.*largest D that fits is 1\d\d"
-    ):
-        tiling.choose(problem, named("h100-sxm"))
-    largest = tiling.largest(problem, named("h100-sxm"))
-    assert tiling.choose(problem_of(lstm, TRAINING, largest), named("h100-sxm"))
-    with pytest.raises(TilingError):
-        tiling.choose(problem_of(lstm, TRAINING, largest + 16), named("h100-sxm"))
-
-
 def test_show(capsys) -> None:
     words = ["show", "lstm", "--target", "cuda", "--device", "h100-sxm", "--head-dim", "32"]
     assert main([*words, "--sass"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("// For D=32 on NVIDIA H100 SXM (sm_90): warps = ")
+    start = "// For D=32 on NVIDIA H100 SXM (sm_90), a head in one block: warps = "
+    assert text.startswith(start)
+    assert "by the latency model" in text
     assert "no spills" in text
     assert '#include "cuda/block_forward.hpp"' in text
     assert "HMMA.16816" in text.split("// The time loop:")[1]
 
 
+def test_show_a_head_over_several_blocks(capsys) -> None:
+    words = ["show", "lstm", "--target", "cuda", "--device", "b200", "--head-dim", "256"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "a head in the blocks of a cluster: units = 16, blocks = 16" in text
+    assert "no spills" in text
+    assert "Spreading<units, blocks, warps_n, warps_k, sum_parts, k_tiles_in_registers>" in text
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--target", "cuda", "--head-dim", "256"], "no tiling holds a head of D=256"),
+        (["--target", "cuda", "--head-dim", "8192"], "no tiling holds a head of D=8192"),
         (["--target", "cuda", "--direction", "layer"], "inference, training, backward"),
         (["--target", "cuda", "--dtype", "float64"], "bfloat16"),
         (["--target", "cuda", "--device", "h100"], "h100-sxm"),

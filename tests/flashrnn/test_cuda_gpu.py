@@ -10,8 +10,8 @@ import pytest
 import torch
 from cuda_checks import comparisons
 from cuda_host import Argument, pack
-from problems import every_cell
-from test_cuda_host import DTYPES, OPTIONS, SHAPES, hold, name_of
+from cuda_tilings import BLOCK
+from test_cuda_host import COVER, OPTIONS, hold, tile_of
 
 from flashrnn.cells import lstm
 from flashrnn.dims import Dims
@@ -58,13 +58,16 @@ class GpuKernel:
         return values[0] if values else None
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-@pytest.mark.parametrize("cell", every_cell(), ids=name_of)
-def test_results_and_gradients(cell, dtype) -> None:
-    for dims, per_warp in SHAPES:
-        hold(comparisons(cell, dtype, dims, per_warp, "", GpuKernel, "cuda"))
+@pytest.mark.parametrize(
+    "row", [row for row in COVER if row["schedule"] == BLOCK], ids=lambda row: row["cell"].name
+)
+def test_results_and_gradients(row) -> None:
+    cell, dtype, dims = row["cell"], row["dtype"], Dims(row["B"], row["T"], row["N"], row["D"])
+    hold(comparisons(cell, dtype, dims, tile_of(cell, dtype, dims, BLOCK), "", GpuKernel, "cuda"))
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_options(options) -> None:
-    hold(comparisons(lstm, BFLOAT16, Dims(4, 3, 1, 16), 1, "", GpuKernel, "cuda", **options))
+    dims = Dims(4, 3, 1, 16)
+    tile = tile_of(lstm, BFLOAT16, dims, BLOCK)
+    hold(comparisons(lstm, BFLOAT16, dims, tile, "", GpuKernel, "cuda", **options))

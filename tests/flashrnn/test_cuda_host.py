@@ -1,28 +1,24 @@
 """The emitted CUDA kernels, executed on this machine, against the float64 reference."""
 
-import itertools
 import re
 import shutil
+from functools import partial
 
 import pytest
 import torch
-from cuda_checks import comparisons, half_held, inference
+from cuda_checks import comparisons, inference
 from cuda_host import HostKernel, Issues
+from cuda_tilings import BLOCK, SCHEDULES, half_held, pairwise, spread, tiled
 from problems import every_cell
 from simt_driver import CSRC, ORDERS
 
 from flashrnn.cells import gru, indrnn, lstm, peephole_lstm, slstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from flashrnn.emit.cuda import BACKWARD, TRAINING
-from flashrnn.tiling.cuda import shared_bytes
+from flashrnn.emit.cuda import BACKWARD, CLUSTER, GRID, TRAINING
+from flashrnn.tiling import cuda, cuda_spread
 
 DTYPES = (BFLOAT16, FLOAT16, FLOAT32)
-# B, T, N, D and tiles per warp: sizes of 1, padded tiles of rows and units, odd D.
-SHAPES = (
-    (Dims(17, 3, 2, 48), 2), (Dims(1, 1, 1, 16), 1), (Dims(8, 4, 1, 64), 4), (Dims(3, 4, 2, 13), 1),
-    (Dims(2, 3, 1, 40), 2),
-)  # fmt: skip
 LENGTHS = torch.tensor([3, 0, 1, 2])
 OPTIONS = {
     "lengths": {"lengths": LENGTHS},
@@ -30,10 +26,22 @@ OPTIONS = {
     "reverse, clip": {"reverse": True, "gradient_clip": 0.05},
     "cut": {"gradient_cut": True},
 }
+# Sizes of 1, padded tiles of rows and units, odd D, several heads and tiles of rows per block.
 SAMPLE = [
-    (lstm, BFLOAT16, 0), (gru, FLOAT16, 3), (slstm, BFLOAT16, 4), (lstm, FLOAT32, 3),
-    (peephole_lstm, BFLOAT16, 1), (indrnn, FLOAT16, 2),
+    (lstm, BFLOAT16, Dims(17, 3, 2, 48), BLOCK), (gru, FLOAT16, Dims(3, 4, 2, 13), BLOCK),
+    (slstm, BFLOAT16, Dims(2, 3, 1, 40), BLOCK), (lstm, FLOAT32, Dims(3, 4, 2, 13), BLOCK),
+    (peephole_lstm, BFLOAT16, Dims(1, 1, 1, 16), BLOCK),
+    (indrnn, FLOAT16, Dims(8, 4, 1, 64), BLOCK),
+    (lstm, BFLOAT16, Dims(17, 3, 2, 48), GRID), (gru, FLOAT16, Dims(3, 4, 1, 13), CLUSTER),
+    (lstm, FLOAT32, Dims(17, 2, 1, 16), CLUSTER),
+    (peephole_lstm, BFLOAT16, Dims(1, 1, 1, 64), GRID),
 ]  # fmt: skip
+COVER = pairwise(
+    {
+        "cell": every_cell(), "dtype": DTYPES, "schedule": SCHEDULES, "D": (16, 48, 64, 128),
+        "B": (1, 8, 17), "T": (1, 4), "N": (1, 2),
+    }
+)  # fmt: skip
 
 
 def name_of(value) -> str:
@@ -46,65 +54,129 @@ def hold(found) -> None:
         assert result.ok, str(result)
 
 
-@pytest.mark.parametrize(("cell", "dtype", "shape"), SAMPLE, ids=name_of)
-def test_results_and_gradients(cell, dtype, shape) -> None:
-    dims, per_warp = SHAPES[shape]
+def tile_of(cell, dtype, dims, schedule):
+    return lambda direction: tiled(cell, direction, dtype, dims, schedule)
+
+
+@pytest.mark.parametrize(("cell", "dtype", "dims", "schedule"), SAMPLE, ids=name_of)
+def test_results_and_gradients(cell, dtype, dims, schedule) -> None:
+    tile = tile_of(cell, dtype, dims, schedule)
     for order in ORDERS:
-        hold(comparisons(cell, dtype, dims, per_warp, order, HostKernel))
+        hold(comparisons(cell, dtype, dims, tile, order, HostKernel))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("row", COVER, ids=lambda row: "-".join(name_of(x) for x in row.values()))
+def test_every_pair_of_what_a_kernel_depends_on(row) -> None:
+    cell, dtype, dims = row["cell"], row["dtype"], Dims(row["B"], row["T"], row["N"], row["D"])
+    tile = tile_of(cell, dtype, dims, row["schedule"])
+    for order in ORDERS:
+        hold(comparisons(cell, dtype, dims, tile, order, HostKernel))
+
+
+def test_the_cover_has_every_pair() -> None:
+    assert len(COVER) < 2 * len(every_cell()) * 4
+    for dtype in DTYPES:
+        assert {row["schedule"] for row in COVER if row["dtype"] == dtype} == set(SCHEDULES)
+        assert {row["cell"].name for row in COVER if row["dtype"] == dtype} == {
+            cell.name for cell in every_cell()
+        }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_blocks_that_go_on_to_other_rows_and_heads(groups) -> None:
+    """Two heads of two tiles of rows, shared out among as many groups of blocks."""
+    dims = Dims(17, 2, 2, 24)
+    tile = tile_of(lstm, BFLOAT16, dims, GRID)
+    make = partial(HostKernel, groups=groups)
+    hold(comparisons(lstm, BFLOAT16, dims, tile, "random", make))
+
+
+@pytest.mark.parametrize("warps", [(1, 4), (2, 4), (4, 1)])
+def test_sums_that_warps_add_one_after_another(warps) -> None:
+    dims = Dims(3, 3, 1, 40)
+
+    def tile(direction):
+        return spread(lstm, direction, BFLOAT16, dims, CLUSTER, 12, warps, 1)
+
+    hold(comparisons(lstm, BFLOAT16, dims, tile, "random", HostKernel))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_options(options) -> None:
+def test_options(options, schedule) -> None:
     dims = Dims(4, 3, 1, 16)
-    hold(comparisons(lstm, BFLOAT16, dims, 1, "forward", HostKernel, **options))
+    tile = tile_of(lstm, BFLOAT16, dims, schedule)
+    hold(comparisons(lstm, BFLOAT16, dims, tile, "forward", HostKernel, **options))
 
 
-def test_inference_saves_nothing() -> None:
-    hold(inference(gru, BFLOAT16, Dims(5, 2, 1, 24), HostKernel))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rows_without_any_step(schedule) -> None:
+    dims = Dims(4, 3, 1, 16)
+    tile = tile_of(lstm, BFLOAT16, dims, schedule)
+    nothing = {"lengths": torch.zeros(4, dtype=torch.int64)}
+    hold(comparisons(lstm, BFLOAT16, dims, tile, "random", HostKernel, **nothing))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_inference_saves_nothing(schedule) -> None:
+    dims = Dims(5, 2, 1, 24)
+    hold(inference(gru, BFLOAT16, dims, tile_of(gru, BFLOAT16, dims, schedule), HostKernel))
 
 
 @pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
 def test_shared_memory_is_as_predicted(direction) -> None:
     p, tiling = half_held(peephole_lstm, direction, BFLOAT16, Dims(1, 1, 1, 16), 1)
-    assert HostKernel(p, tiling).shared_bytes == shared_bytes(p, 2, 1, p.k_tiles // 2)
+    assert HostKernel(p, tiling).shared_bytes == cuda.predict(p, tiling).shared_bytes
+    for exchange in (GRID, CLUSTER):
+        p, wide = spread(peephole_lstm, direction, BFLOAT16, Dims(1, 1, 1, 40), exchange, 12)
+        assert HostKernel(p, wide).shared_bytes == cuda_spread.predict(p, wide).shared_bytes
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("cell", "dtype"), list(itertools.product(every_cell(), DTYPES)), ids=name_of
+# What orders threads in the schedules, each written once per line.
+WAITS = re.compile(
+    r"block_barrier\(\);|warp_barrier\(\);|cluster_barrier\(\);|add_release\(.*\);"
+    r"|(?:begin|expect|wait)\(full.*\);"
+    r"|while \(int\(load_acquire.*\n      \}"
 )
-def test_every_cell_and_dtype(cell, dtype) -> None:
-    """Over all of them, each shape meets each dtype."""
-    at = every_cell().index(cell) + 2 * DTYPES.index(dtype)
-    dims, per_warp = SHAPES[at % len(SHAPES)]
-    order = list(ORDERS)[at % len(ORDERS)]
-    hold(comparisons(cell, dtype, dims, per_warp, order, HostKernel))
+FILES = (
+    "block_forward.hpp", "block_backward.hpp", "exchange.hpp", "spread.hpp", "spread_forward.hpp",
+    "spread_backward.hpp",
+)  # fmt: skip
 
 
-def barriers() -> list[tuple[str, int]]:
-    """Every barrier of a block in the schedules: file, position."""
+def waits() -> list[tuple[str, int, str]]:
+    """Every barrier, wait and release of the schedules: file, position, text."""
     return [
-        (name, found.start())
-        for name in ("block_forward.hpp", "block_backward.hpp")
-        for found in re.finditer(r"block_barrier\(\);", (CSRC / "cuda" / name).read_text())
+        (name, found.start(), found[0])
+        for name in FILES
+        for found in WAITS.finditer((CSRC / "cuda" / name).read_text())
     ]
 
 
+def test_every_schedule_waits_somewhere() -> None:
+    assert {name for name, _, _ in waits()} == set(FILES)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "at"), barriers())
-def test_no_barrier_can_be_left_out(name, at, tmp_path) -> None:
-    """Without it the execution model reports a race or a number is wrong, in every order."""
+@pytest.mark.parametrize(("name", "at", "text"), waits(), ids=str)
+def test_no_wait_can_be_left_out(name, at, text, tmp_path) -> None:
+    """Without it the execution model reports something, in every order of threads."""
     shutil.copytree(CSRC / "cuda", tmp_path / "cuda")
-    text = (tmp_path / "cuda" / name).read_text()
-    call = "block_barrier();"
-    assert text[at:].startswith(call)
-    (tmp_path / "cuda" / name).write_text(text[:at] + ";" + text[at + len(call) :])
-    # with 13 units, two warps share an operand, of which one has cleared what the other writes
-    dims, per_warp = SHAPES[3]
-
-    def changed(problem, tiling):
-        return HostKernel(problem, tiling, tmp_path)
-
+    whole = (tmp_path / "cuda" / name).read_text()
+    assert whole[at:].startswith(text)
+    (tmp_path / "cuda" / name).write_text(whole[:at] + "{}" + whole[at + len(text) :])
+    make = partial(HostKernel, csrc=tmp_path)
+    # with 13 units, two warps share an operand, of which one has cleared what the other writes;
+    # a cell without a product has no exchange whose barriers order what a head's loading needs
+    block = [(lstm, Dims(3, 4, 2, 13), BLOCK)]
+    blocks = [
+        (cell, Dims(17, 3, 2, 40), exchange)
+        for cell in (peephole_lstm, indrnn)
+        for exchange in (GRID, CLUSTER)
+    ]
     for order in ORDERS:
-        with pytest.raises(Issues, match="race: "):
-            comparisons(lstm, BFLOAT16, dims, per_warp, order, changed)
+        with pytest.raises(Issues, match=r"race: |deadlock: |in-flight: |mbarrier: "):
+            for cell, dims, schedule in block if name.startswith("block") else blocks:
+                tile = tile_of(cell, BFLOAT16, dims, schedule)
+                comparisons(cell, BFLOAT16, dims, tile, order, make)

@@ -11,7 +11,7 @@ from test_options import LENGTHS, OPTIONS, chosen
 from flashrnn import flashrnn
 from flashrnn.cells import elman, elman_relu, gru, lstm, slstm
 from flashrnn.emit.triton import IEEE
-from flashrnn.runtime import triton_kernels
+from flashrnn.runtime import gpu_tensors, triton_kernels
 from flashrnn.tiling.triton import AlternatingTiling, Chosen
 from flashrnn.tolerance import compare
 
@@ -263,16 +263,14 @@ def test_outputs_are_written_everywhere(monkeypatch) -> None:
 
 def test_inference_saves_nothing() -> None:
     from flashrnn.passes.lower import lower
-    from flashrnn.runtime import triton_recurrence
+    from flashrnn.runtime import gpu_recurrence
 
     p = {k: v.detach() for k, v in problem(lstm, 2, 3, 1, 8, torch.float32).items()}
     assert lower(lstm).saved
     seen = []
-    shape = triton_recurrence.launch.saved_shape
+    shape = gpu_recurrence.saved_shape
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            triton_recurrence.launch, "saved_shape", lambda *a: seen.append(a) or shape(*a)
-        )
+        patch.setattr(gpu_recurrence, "saved_shape", lambda *a: seen.append(a) or shape(*a))
         states, _ = flashrnn(**p, backend="triton")
     assert not seen
     assert not states.requires_grad
@@ -305,11 +303,11 @@ def test_a_tile_serves_every_length_and_batch() -> None:
 
 
 def test_precision_of_float32_is_full_unless_asked() -> None:
-    assert triton_kernels.precision_of(torch.float32) == IEEE
+    assert gpu_tensors.precision_of(torch.float32) == IEEE
     asked = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("high")
-        assert triton_kernels.precision_of(torch.float32) == "tf32"
-        assert triton_kernels.precision_of(torch.bfloat16) == IEEE
+        assert gpu_tensors.precision_of(torch.float32) == "tf32"
+        assert gpu_tensors.precision_of(torch.bfloat16) == IEEE
     finally:
         torch.set_float32_matmul_precision(asked)

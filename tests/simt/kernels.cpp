@@ -200,7 +200,9 @@ KERNEL(other_cluster) {
   store(a.out() + gid(), load(from + tid()));
 }
 
-KERNEL(exchanged) {  // two blocks send to each other for three steps, by st.async
+// Two blocks send to each other by st.async, to two slots in turn: who sends to one for the second
+// time has seen values that were sent after it had been read.
+KERNEL(exchanged) {
   auto* bars = reinterpret_cast<uint64_t*>(shared() + 2 * block_size().x);
   const uint32_t n = block_size().x, peer = cluster_rank() ^ 1;
   if (tid() == 0) {
@@ -210,12 +212,11 @@ KERNEL(exchanged) {  // two blocks send to each other for three steps, by st.asy
   cluster_sync();
   float x = load(a.in() + gid());
   for (uint32_t step = 0; step < 4; ++step) {
-    const uint32_t slot = step % 2;
+    const uint32_t slot = a.n == 4 ? 0 : step % 2, parity = a.n == 4 ? step % 2 : step / 2 % 2;
     if (tid() == 0) mbarrier_arrive_expect_tx(bars + slot, 4 * n + (a.n == 2) * 4);
     st_async(map_shared(shared() + slot * n + tid(), peer), x + 1, map_shared(bars + slot, peer));
-    if (a.n != 3 || step != 1) mbarrier_wait(bars + slot, step / 2 % 2);
+    if (a.n != 3 || step != 1) mbarrier_wait(bars + slot, parity);
     x = load(shared() + slot * n + (tid() + 1) % n);
-    if (a.n != 4) cluster_sync();
   }
   cluster_sync();
   store(a.out() + gid(), x);

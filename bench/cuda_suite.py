@@ -1,0 +1,208 @@
+"""The suite `compile-cuda`: the CUDA kernels that the model chooses, compiled by NVRTC, no GPU.
+
+For each cell, head dimension, direction and architecture: the first choice, and where the compiler
+spills in it, a second one that leaves so many registers more; then the largest head that fits.
+"""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from autotune.compiler_report import Report, report
+from autotune.gpu import Gpu, named
+from autotune.show import progress
+from bench import files
+from bench.suites import Suite
+from flashrnn.cli import find_cell
+from flashrnn.dims import Dims
+from flashrnn.dtypes import GPU_BY_NAME
+from flashrnn.emit.cuda import BACKWARD, TRAINING
+from flashrnn.passes.lower import lower
+from flashrnn.runtime.cuda_compile import compile_for
+from flashrnn.tiling import cuda_choice as tiling
+from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda_latency import Tiling, step_seconds
+
+NAME = "compile-cuda"
+CELLS = ("lstm", "gru", "elman", "slstm")
+HEAD_DIMS = (64, 128, 256, 512, 1024)
+DIRECTIONS = (TRAINING, BACKWARD)
+DEVICES = ("a100-80-sxm", "rtx-3090", "rtx-4090", "h100-sxm", "b200", "rtx-5090")
+# The head dimension of a row that asks for the largest that fits; rows of the batch.
+LARGEST, ROWS = 0, 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel. Registers and spilled bytes per thread, shared memory per block.
+
+    tries: what was compiled, the last of them kept; "" in `schedule` where no head fits.
+    """
+
+    cell: str
+    direction: str
+    dtype: str
+    device: str
+    sm: int
+    head_dim: int
+    largest: bool
+    schedule: str = ""
+    tiling: dict[str, int] | None = None
+    step_microseconds: float = 0.0  # predicted
+    predicted_registers: int = 0
+    registers: int = 0
+    shared_bytes: int = 0
+    spilled: tuple[int, ...] = ()  # of each try
+    spilled_in_loop: int = 0
+    products_as_tiled: bool = True
+
+
+def compiled(case: tuple[str, str, str, str, int]) -> Row:
+    """Choose, compile, and choose again where the compiler spilled."""
+    cell, direction, dtype, device, head_dim = case
+    gpu = named(device)
+    problem = CudaProblem(
+        lower(find_cell(cell)), direction, GPU_BY_NAME[dtype],
+        Dims(ROWS, 1024, 1, head_dim or 16),
+    )  # fmt: skip
+    if head_dim == LARGEST:
+        head_dim = max(tiling.largest(problem, gpu, s) for s in tiling.SCHEDULES)
+        problem = CudaProblem(
+            problem.program, direction, problem.dtype, Dims(ROWS, 1024, 1, head_dim)
+        )
+    row = Row(cell, direction, dtype, device, gpu.sm, head_dim, case[4] == LARGEST)
+    schedules = [s for s in tiling.SCHEDULES if tiling.fits(problem, gpu, s)]
+    if not schedules:
+        return row
+    chosen = tiling.choose(problem, gpu, schedules)
+    made = report(compile_for(problem, chosen, gpu.sm))
+    spilled = [made.spill_store_bytes]
+    spare = tiling.lacking(problem, chosen, gpu, made.spill_store_bytes)
+    roomy = [s for s in schedules if tiling.fits(problem, gpu, s, spare)]
+    if made.spilled and roomy:
+        chosen = tiling.choose(problem, gpu, roomy, spare)
+        made = report(compile_for(problem, chosen, gpu.sm))
+        spilled.append(made.spill_store_bytes)
+    return replace(row, spilled=tuple(spilled), **_facts(problem, chosen, gpu, made))
+
+
+def _facts(problem: CudaProblem, chosen: Tiling, gpu: Gpu, made: Report) -> dict[str, Any]:
+    needed, step = tiling.predict(problem, chosen), made.step
+    tensor = step.code.classes["tensor"] if step else 0
+    local = step.code.bytes("local load") + step.code.bytes("local store") if step else 0
+    return {
+        "schedule": tiling.schedule_of(chosen),
+        "tiling": chosen.as_config(),
+        "step_microseconds": 1e6 * step_seconds(problem, chosen, gpu),
+        "predicted_registers": needed.registers,
+        "registers": made.registers,
+        "shared_bytes": needed.shared_bytes,
+        "spilled_in_loop": local,
+        "products_as_tiled": tensor == tiling.products_per_step(problem, chosen),
+    }
+
+
+def figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """What the suite is for, of the rows that ask for a given head dimension."""
+    kernels = [r for r in rows if r.schedule and not r.largest]
+    yield "kernels", str(len(kernels))
+    yield "heads that fit no schedule", str(sum(not r.schedule for r in rows))
+    if not kernels:
+        return
+    first = [r.spilled[0] == 0 for r in kernels]
+    last = [r.spilled[-1] == 0 for r in kernels]
+    yield "no spill at first choice", f"{100 * sum(first) / len(first):.1f} %"
+    yield "no spill after one more choice", f"{100 * sum(last) / len(last):.1f} %"
+    yield "local memory in the time loop", f"{sum(r.spilled_in_loop > 0 for r in kernels)} kernels"
+    same = all(r.products_as_tiled for r in kernels)
+    yield "tensor-core instructions as tiled", "in all" if same else "not in all"
+    near = [r for r in kernels if r.predicted_registers >= 230]
+    errors = [abs(r.predicted_registers / r.registers - 1) for r in near]
+    if errors:
+        told = f"{100 * median(errors):.1f} % median, {100 * max(errors):.1f} % worst"
+        yield f"registers, of {len(near)} predicted within 10 % of the cap", told
+
+
+def page(found: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Markdown: the figures, the largest heads, and every kernel."""
+    lines = ["# CUDA kernels: predicted and compiled", ""]
+    lines += [f"Written by `flashrnn-bench run --suite {NAME}`, {found['date']}, NVRTC"]
+    lines[-1] += f" {found['nvrtc']}. Nothing here has run on a GPU; microseconds are the model's."
+    lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in figures(rows)), ""]
+    lines += ["## The largest head", "", "Multiples of 16; spilled bytes in brackets.", ""]
+    biggest = [r for r in rows if r.largest]
+    devices = list(dict.fromkeys(r.device for r in biggest))
+    lines += [f"| cell | direction | {' | '.join(devices)} |", "|---|---|" + "---|" * len(devices)]
+    for cell, direction in dict.fromkeys((r.cell, r.direction) for r in biggest):
+        own = {r.device: r for r in biggest if (r.cell, r.direction) == (cell, direction)}
+        cells = (
+            f"{r.head_dim}, {r.schedule}" + (f" ({r.spilled[-1]})" if r.spilled[-1] else "")
+            for r in (own[d] for d in devices)
+        )
+        lines.append(f"| {cell} | {direction} | {' | '.join(cells)} |")
+    lines += ["", "## Kernels", "", "| cell | direction | GPU | D | schedule | µs a step |"]
+    lines[-1] += " registers: predicted, compiled | shared bytes | spilled bytes of each try |"
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    lines += [
+        f"| {r.cell} | {r.direction} | {r.device} | {r.head_dim} | {r.schedule or 'none'} | "
+        f"{r.step_microseconds:.1f} | {r.predicted_registers}, {r.registers} | "
+        f"{r.shared_bytes:,} | {', '.join(map(str, r.spilled))} |"
+        for r in rows
+        if not r.largest
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--cells", nargs="+", default=CELLS, metavar="CELL")
+    parser.add_argument("--head-dims", nargs="+", type=int, default=HEAD_DIMS, metavar="D")
+    parser.add_argument("--dtypes", nargs="+", default=("bfloat16",), metavar="DTYPE")
+    parser.add_argument("--devices", nargs="+", default=DEVICES, metavar="NAME")
+    parser.add_argument("--jobs", type=int, choices=range(1, 65), default=2, metavar="N")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write Markdown too")
+
+
+def _run(options: Namespace, out: Console, output: Path) -> None:
+    sizes = (*options.head_dims, LARGEST)
+    cases = list(product(options.cells, DIRECTIONS, options.dtypes, options.devices, sizes))
+    rows: list[Row] = []
+    found = {
+        "suite": NAME,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "nvrtc": version("nvidia-cuda-nvrtc"),
+    }
+    context = multiprocessing.get_context("spawn")
+    with progress(out) as watch, ProcessPoolExecutor(options.jobs, context) as pool:
+        for case, row in zip(cases, pool.map(compiled, cases), strict=True):
+            rows.append(row)
+            files.write(output, {**found, "rows": [asdict(r) for r in rows]})
+            watch(" ".join(map(str, case)), "compile", len(rows), len(cases))
+    if options.page:
+        files.write_bytes(options.page, page(found, rows).encode())
+    _print(out, rows)
+    out.print(f"every kernel: {output}", soft_wrap=True)
+
+
+def _print(out: Console, rows: Sequence[Row]) -> None:
+    for what, told in figures(rows):
+        out.print(f"{what}: {told}", soft_wrap=True)
+
+
+def _show(out: Console, path: Path) -> None:
+    data = files.read(path)
+    _print(out, [Row(**{**r, "spilled": tuple(r["spilled"])}) for r in data["rows"]])
+
+
+COMPILE_CUDA = Suite(_add_arguments, _run, _show)

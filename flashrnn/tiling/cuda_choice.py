@@ -1,0 +1,192 @@
+"""Which CUDA schedule a head takes, and its tiling: the one with the shortest predicted time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from autotune import resources
+from autotune.gpu import Gpu
+from autotune.space import Prediction
+from constrint import Infeasible, Model
+from flashrnn.emit.cuda import CLUSTER, GRID
+from flashrnn.errors import TilingError
+from flashrnn.tiling import cuda, cuda_spread, cuda_step
+from flashrnn.tiling.cuda import BlockTiling, CudaProblem
+from flashrnn.tiling.cuda_latency import BLOCK, Tiling, alternating_seconds, seconds
+
+SCHEDULES = (BLOCK, CLUSTER, GRID)
+# How long the smallest set of limits that exclude each other is looked for, per schedule.
+REASON_SECONDS = 2.0
+# Registers to leave beside what a compiled first choice was short of.
+SPARE = 12
+IN_WORDS = {
+    BLOCK: "one block",
+    CLUSTER: "the blocks of a cluster",
+    GRID: "the blocks of a grid",
+}
+
+
+def schedule_of(tiling: Tiling) -> str:
+    """One of SCHEDULES."""
+    return BLOCK if isinstance(tiling, BlockTiling) else tiling.exchange
+
+
+def model(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> Model:
+    """Every tiling of a schedule that fits the GPU; spare: registers to leave."""
+    if schedule == BLOCK:
+        return cuda.model(problem, gpu, spare)
+    return cuda_spread.model(problem, gpu, schedule, spare)
+
+
+def predict(problem: CudaProblem, tiling: Tiling) -> Prediction:
+    """What the compiler will need."""
+    if isinstance(tiling, BlockTiling):
+        return cuda.predict(problem, tiling)
+    return cuda_spread.predict(problem, tiling)
+
+
+def source_of(problem: CudaProblem, tiling: Tiling) -> str:
+    """The kernel's source for this tiling."""
+    if isinstance(tiling, BlockTiling):
+        return cuda.source_of(problem, tiling)
+    return cuda_spread.source_of(problem, tiling)
+
+
+def products_per_step(problem: CudaProblem, tiling: Tiling) -> int:
+    """Tensor-core instructions of one warp in one step."""
+    if isinstance(tiling, BlockTiling):
+        return cuda.products_per_step(problem, tiling)
+    return cuda_spread.products_per_step(problem, tiling)
+
+
+def binding(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> str:
+    """What would be exceeded if one more operand of R went to registers, or to shared memory."""
+    if not problem.products:
+        return "nothing: the cell has no dense product"
+    words, most = [], problem.k_tiles
+    if isinstance(tiling, cuda_spread.SpreadTiling):
+        most = -(-most // tiling.warps_k)
+    for more, where in ((1, "in registers"), (-1, "in shared memory")):
+        held = tiling.k_tiles_in_registers + more
+        if not 0 <= held <= most:
+            words.append(f"all of R is {where}")
+            continue
+        needed = predict(problem, replace(tiling, k_tiles_in_registers=held))
+        if resources.occupancy(
+            gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
+        ):
+            words.append(f"one more k tile would fit {where}")
+            continue
+        limit = resources.limiting(
+            gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
+        )
+        words.append(f"one more k tile {where} exceeds {limit}")
+    return "; ".join(words)
+
+
+@lru_cache(maxsize=1024)
+def cheapest(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> Tiling:
+    """The tiling of a schedule with the shortest predicted time.
+
+    spare: registers to leave beside the estimate. Raises Infeasible where nothing fits.
+    """
+    solved = model(problem, gpu, schedule, spare)
+    solved.solve()
+    fitting = [_tiling(solution, schedule) for solution in solved.solutions()]
+    # among equals the one that reads the least of R from shared memory
+    return min(fitting, key=lambda t: (seconds(problem, t, gpu), -t.k_tiles_in_registers, t.warps))
+
+
+def _tiling(solution: Mapping[str, int], schedule: str) -> Tiling:
+    if schedule == BLOCK:
+        return BlockTiling(**solution)
+    return cuda_spread.SpreadTiling(schedule, **solution)
+
+
+def choose(
+    problem: CudaProblem, gpu: Gpu, schedules: Collection[str] = SCHEDULES, spare: int = 0
+) -> Tiling:
+    """The tiling with the shortest predicted time of the schedules that fit.
+
+    spare: registers to leave beside the estimate, `lacking` after a first choice was compiled.
+    Raises TilingError, which names what rules each of them out.
+    """
+    found, reasons = [], []
+    for schedule in schedules:
+        try:
+            found.append(cheapest(problem, gpu, schedule, spare))
+        except Infeasible:
+            reasons.append(f"in {IN_WORDS[schedule]}: {_limits(problem, gpu, schedule)}")
+    if found:
+        return min(found, key=lambda t: seconds(problem, t, gpu))
+    most = max(largest(problem, gpu, schedule) for schedule in schedules)
+    raise TilingError(
+        f"no tiling holds a head of D={problem.dims.D} of {problem.program.cell.name} "
+        f"({problem.direction}, {problem.dtype.name}) on {gpu.name}: {'; '.join(reasons)}; "
+        f"the largest D that fits is {most}"
+    )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a call runs, and why it is not one launch for the whole sequence ("" where it is)."""
+
+    tiling: Tiling | cuda_step.StepTiling
+    seconds: float  # predicted
+    reason: str
+
+
+@lru_cache(maxsize=1024)
+def settle(problem: CudaProblem, gpu: Gpu) -> Settled:
+    """The best schedule that holds R on the chip; where none does, a launch per step."""
+    try:
+        chosen = choose(problem, gpu)
+    except TilingError as error:
+        step = cuda_step.choose(problem, gpu)
+        return Settled(step, alternating_seconds(problem, gpu), str(error))
+    return Settled(chosen, seconds(problem, chosen, gpu), "")
+
+
+def lacking(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int) -> int:
+    """Registers to spare in a second choice, by what the compiler spilled per thread in the first.
+
+    It took all there are and so many more: by that much, and a little, the estimate was too low.
+    """
+    most = gpu.architecture.registers_per_thread - predict(problem, tiling).registers
+    return most + -(-spilled_bytes // 4) + SPARE
+
+
+def _limits(problem: CudaProblem, gpu: Gpu, schedule: str) -> str:
+    """What cannot hold together, in words."""
+    error = model(problem, gpu, schedule).explain(time_limit=REASON_SECONDS)
+    assert error is not None
+    return ", ".join(rule.name or str(rule) for rule in error.conflict)
+
+
+def largest(problem: CudaProblem, gpu: Gpu, schedule: str) -> int:
+    """The largest multiple of 16 that D can be for a head to fit a schedule; 0 for none."""
+    low, high = 0, 1
+    while _holds(problem, gpu, schedule, 16 * high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _holds(problem, gpu, schedule, 16 * middle):
+            low = middle
+        else:
+            high = middle
+    return 16 * low
+
+
+def _holds(problem: CudaProblem, gpu: Gpu, schedule: str, D: int) -> bool:
+    return fits(replace(problem, dims=replace(problem.dims, D=D)), gpu, schedule)
+
+
+def fits(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> bool:
+    """Whether a schedule has a tiling."""
+    try:
+        model(problem, gpu, schedule, spare).solve()
+    except Infeasible:
+        return False
+    return True

@@ -1,0 +1,59 @@
+"""The suite `compile-cuda`: its figures and page on made-up rows, and a run of one kernel."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench import cli, cuda_suite
+from bench.cuda_suite import Row
+
+ROW = Row(
+    "lstm", "backward", "bfloat16", "h100-sxm", 90, 256, False, schedule="cluster",
+    tiling={"units": 16}, step_microseconds=2.5, predicted_registers=240, registers=250,
+    shared_bytes=12_345, spilled=(0,),
+)  # fmt: skip
+ROWS = [
+    ROW,
+    replace(ROW, head_dim=512, spilled=(24, 0), registers=255),
+    replace(ROW, head_dim=1024, spilled=(24, 8), spilled_in_loop=4, predicted_registers=100),
+    replace(ROW, head_dim=2112, largest=True, schedule="grid", spilled=(4,)),
+]
+
+
+def test_the_figures() -> None:
+    told = dict(cuda_suite.figures(ROWS))
+    assert told["kernels"] == "3"
+    assert told["no spill at first choice"] == "33.3 %"
+    assert told["no spill after one more choice"] == "66.7 %"
+    assert told["local memory in the time loop"] == "1 kernels"
+    assert told["tensor-core instructions as tiled"] == "in all"
+    assert told["registers, of 2 predicted within 10 % of the cap"].startswith("4.9 % median")
+
+
+def test_the_page() -> None:
+    text = cuda_suite.page({"date": "2026-11-26", "nvrtc": "13.5"}, ROWS)
+    assert "2026-11-26, NVRTC 13.5. Nothing here has run on a GPU" in text
+    assert "| lstm | backward | 2112, grid (4) |" in text
+    told = "| lstm | backward | h100-sxm | 512 | cluster | 2.5 | 240, 255 | 12,345 | 24, 0 |"
+    assert told in text
+    assert "| 2112 | grid" not in text, "the largest heads have a table of their own"
+
+
+@pytest.mark.slow
+def test_a_run_of_one_cell(tmp_path, capsys) -> None:
+    pytest.importorskip("cuda.bindings", reason="the extra cuda is not installed")
+    pytest.importorskip("triton", reason="the disassembler comes with Triton")
+    output, page = tmp_path / "found.json", tmp_path / "page.md"
+    words = ["run", "--suite", "compile-cuda", "--cells", "elman", "--head-dims", "64"]
+    words += ["--devices", "a100-80-sxm", "--jobs", "1", "--page", str(page)]
+    assert cli.main([*words, "--output", str(output)]) == 0
+    assert "no spill at first choice: 100.0 %" in capsys.readouterr().out
+    rows = json.loads(output.read_text())["rows"]
+    assert [(r["direction"], r["largest"]) for r in rows] == [
+        ("training", False), ("training", True), ("backward", False), ("backward", True),
+    ]  # fmt: skip
+    assert rows[1]["head_dim"] > 2000
+    assert rows[1]["schedule"] == "grid"
+    assert page.read_text().startswith("# CUDA kernels")
+    assert cli.main(["show", str(output)]) == 0

@@ -1,0 +1,129 @@
+"""Which CUDA schedule and tiling a head takes, and the latency model that ranks them."""
+
+import pytest
+
+from autotune.gpu import named
+from autotune.resources import occupancy
+from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn.dims import Dims
+from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from flashrnn.emit.cuda import BACKWARD, CLUSTER, GRID, INFERENCE, TRAINING
+from flashrnn.errors import TilingError
+from flashrnn.passes.lower import lower
+from flashrnn.tiling import cuda_choice, cuda_spread
+from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda_choice import BLOCK, SCHEDULES, choose, largest, predict, schedule_of
+from flashrnn.tiling.cuda_latency import (
+    PUBLISHED,
+    PUBLISHED_GATES,
+    PUBLISHED_STEPS,
+    fit,
+    seconds,
+    step_seconds,
+)
+
+A100, H100, L4 = named("a100-80-sxm"), named("h100-sxm"), named("l4")
+
+
+def problem_of(cell=lstm, direction=TRAINING, D=64, dtype=BFLOAT16, B=16, N=1) -> CudaProblem:
+    return CudaProblem(lower(cell), direction, dtype, Dims(B, 100, N, D))
+
+
+@pytest.mark.parametrize("exchange", [GRID, CLUSTER])
+@pytest.mark.parametrize("direction", [INFERENCE, TRAINING, BACKWARD])
+@pytest.mark.parametrize(
+    ("cell", "dtype", "D"),
+    [(lstm, BFLOAT16, 96), (gru, FLOAT16, 40), (slstm, FLOAT32, 33), (elman, BFLOAT16, 8)],
+    ids=lambda x: getattr(x, "name", str(x)),
+)
+def test_what_follows_from_a_tiling_is_the_same_for_numbers_and_for_the_solver(
+    cell, dtype, D, direction, exchange
+) -> None:
+    """Each solution, taken as numbers, launches on the GPU that the model was solved for."""
+    problem = problem_of(cell, direction, D, dtype)
+    solutions = list(cuda_spread.model(problem, H100, exchange).solutions())
+    assert solutions
+    for solution in solutions:
+        tiling = cuda_spread.SpreadTiling(exchange, **solution)
+        needed = predict(problem, tiling)
+        assert occupancy(90, needed.threads, needed.registers, needed.shared_bytes) >= 1
+        assert (tiling.blocks - 1) * tiling.units < D <= tiling.blocks * tiling.units
+        assert tiling.units % (4 if direction != BACKWARD and dtype != FLOAT32 else 8) == 0
+        sizes = cuda_spread.sizes(problem, tiling)
+        assert sizes.k_per_warp >= tiling.k_tiles_in_registers
+        assert sizes.operands >= problem.k_tiles
+
+
+def test_groups_of_blocks_are_as_many_as_are_resident() -> None:
+    tiling = cuda_spread.SpreadTiling(GRID, 24, 32, 2, 4, 4, 8)
+    assert cuda_spread.groups(problem_of(D=768, B=16), tiling, H100) == 1
+    assert cuda_spread.groups(problem_of(D=768, B=33, N=1), tiling, H100) == 3
+    assert cuda_spread.groups(problem_of(D=768, B=64, N=2), tiling, H100) == 132 // 32
+    assert cuda_spread.exchange_bytes(problem_of(D=768), tiling) == 2 * 48 * 512
+
+
+def test_small_heads_take_a_block_larger_ones_a_cluster_the_largest_a_grid() -> None:
+    assert schedule_of(choose(problem_of(D=64), H100)) == BLOCK
+    assert schedule_of(choose(problem_of(D=512), H100)) == CLUSTER
+    assert schedule_of(choose(problem_of(D=1024), H100)) == GRID
+    assert schedule_of(choose(problem_of(D=512), A100)) == GRID
+
+
+def test_what_keeps_a_head_out_of_each_schedule_is_told() -> None:
+    with pytest.raises(TilingError) as raised:
+        choose(problem_of(D=4096), A100)
+    told = str(raised.value)
+    assert "no tiling holds a head of D=4096 of lstm (training, bfloat16)" in told
+    assert "in one block: every tile of units has a warp, registers" in told
+    assert "in the blocks of a cluster: clusters, which sm_80 does not have" in told
+    assert "in the blocks of a grid: the 108 blocks resident at once have all units" in told
+    fits = largest(problem_of(), A100, GRID)
+    assert told.endswith(f"the largest D that fits is {fits}")
+    assert schedule_of(choose(problem_of(D=fits), A100)) == GRID
+
+
+def test_the_published_largest_head_fits() -> None:
+    assert largest(problem_of(direction=INFERENCE), H100, GRID) >= 2560
+    assert largest(problem_of(direction=BACKWARD), H100, GRID) >= 2048
+    assert largest(problem_of(direction=INFERENCE), H100, CLUSTER) >= 768
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_registers_are_spared_for_what_was_spilled(schedule) -> None:
+    problem = problem_of(D=128)
+    first = cuda_choice.cheapest(problem, H100, schedule)
+    spare = cuda_choice.lacking(problem, first, H100, 40)
+    second = cuda_choice.cheapest(problem, H100, schedule, spare)
+    before, after = (predict(problem, t).registers for t in (first, second))
+    assert after <= before - 10
+
+
+def test_the_latency_model_is_within_15_percent_of_each_published_time() -> None:
+    fixed, per_byte, factor = fit(PUBLISHED)
+    for D, (forward, both) in PUBLISHED.items():
+        size = 32 * D
+        predicted = 1e3 * PUBLISHED_STEPS * (fixed + per_byte * size)
+        assert predicted == pytest.approx(forward, rel=0.15)
+        predicted = 1e3 * PUBLISHED_STEPS * (factor * fixed + PUBLISHED_GATES * per_byte * size)
+        assert predicted == pytest.approx(both - forward, rel=0.15)
+
+
+def test_predicted_times_rank_as_the_schedules_differ() -> None:
+    problem = problem_of(D=128)
+    at = {s: step_seconds(problem, cuda_choice.cheapest(problem, H100, s), H100) for s in SCHEDULES}
+    assert at[CLUSTER] < at[GRID], "no fence, and no trip through L2"
+    steps = [step_seconds(p, choose(p, H100), H100) for p in map(_of_size, (256, 512, 1024, 2048))]
+    assert steps == sorted(steps)
+    one, many = problem_of(D=128, B=16), problem_of(D=128, B=16 * (H100.sms + 1))
+    tiling = cuda_choice.cheapest(one, H100, BLOCK)
+    assert seconds(many, tiling, H100) == pytest.approx(2 * seconds(one, tiling, H100))
+
+
+def _of_size(D: int) -> CudaProblem:
+    return problem_of(D=D)
+
+
+def test_a_gpu_without_clusters_and_little_shared_memory_has_a_grid() -> None:
+    tiling = choose(problem_of(D=512), L4)
+    assert schedule_of(tiling) == GRID
+    assert tiling.blocks <= L4.sms
