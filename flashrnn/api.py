@@ -82,8 +82,8 @@ def flashrnn(
     registers, extra `cuda`: float16, bfloat16, and float32 where torch may multiply it in tf32, on
     an NVIDIA GPU; no run of it has been measured), "reference" (slow, any dtype and device,
     gradients of any order) or "auto" (see `choose_backend`). Raises ShapeError, DtypeError,
-    DeviceError, UnknownFunctionError, OptionError, BackendError, and TilingError where no CUDA
-    kernel holds a head of that size. The layout is that of FlashRNN (Pöppel et al., 2024).
+    DeviceError, UnknownFunctionError, OptionError, BackendError. The layout is that of FlashRNN
+    (Pöppel et al., 2024).
     """
     cell = cell_of(function)
     Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)

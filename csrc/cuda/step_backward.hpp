@@ -48,7 +48,7 @@ struct StepBackward {
       const float clip = float(a.clip);
       d_next[0] = math::minimum<Lane>(math::maximum<Lane>(d_next[0], -clip), clip);
     }
-    float state[S], next[S], save[at_least(Q, 1)], weight[at_least(K, 1)];
+    float state[S], next[S], save[at_least(Q, 1)] = {}, weight[at_least(K, 1)] = {};
     float d_gate[G], d_state[S], d_weight[at_least(K, 1)];
 #pragma unroll
     for (int s = 0; s < S; ++s) {

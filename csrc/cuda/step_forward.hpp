@@ -34,7 +34,7 @@ struct StepForward {
     const int64_t steps = a.lengths == nullptr ? a.T : a.lengths[b];
     if (a.t >= steps) return;
     const int64_t time = a.reverse != 0 ? steps - 1 - a.t : a.t;
-    float gate[G], before[S], weight[at_least(K, 1)], after[S], kept[at_least(Q, 1)];
+    float gate[G], before[S], weight[at_least(K, 1)] = {}, after[S], kept[at_least(Q, 1)];
 #pragma unroll
     for (int g = 0; g < G; ++g) {
       gate[g] = F::widen(a.bias[(g * a.N + n) * D + unit]);

@@ -15,17 +15,20 @@ from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_cache import cubin_of
 from flashrnn.runtime.cuda_driver import Argument, Function, Shape
 from flashrnn.runtime.gpu_tensors import device_of, gpu_dtype_of, is_capturing, on_device
+from flashrnn.tiling import cuda_step
 from flashrnn.tiling.cuda import ROWS, BlockTiling, CudaProblem
 from flashrnn.tiling.cuda_choice import (
     IN_WORDS,
     SCHEDULES,
     choose,
+    fits,
     predict,
     schedule_of,
     source_of,
 )
 from flashrnn.tiling.cuda_latency import Tiling
 from flashrnn.tiling.cuda_spread import exchange_bytes, groups
+from flashrnn.tiling.cuda_step import StepTiling
 
 # Blocks that a grid can have along y.
 MOST_ALONG_Y = 65535
@@ -67,15 +70,29 @@ class Plan:
             self.function.launch(grid, (*arguments, exchange, arrived, first))
 
 
-_plans: dict[object, Plan] = {}
+@dataclass(frozen=True)
+class StepPlan:
+    """A loaded kernel that is launched once per step, beside a library's product."""
+
+    tiling: StepTiling
+    function: Function
+
+    def launch(self, dims: Dims, arguments: tuple[Argument, ...]) -> None:
+        """Run it with a schedule's Arguments, a thread for each unit of each row."""
+        blocks = -(-dims.B * dims.N * dims.D // self.tiling.threads)
+        self.function.launch((blocks, 1), arguments)
+
+
+_plans: dict[object, Plan | StepPlan] = {}
 _functions: dict[object, Function] = {}
 
 
-def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan:
+def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan | StepPlan:
     """The plan for these sizes, in the dtype and on the device of `like`; T takes no part.
 
-    Raises TilingError where the device holds no tiling, BackendError where a kernel would have to
-    be compiled while a CUDA graph is captured, and what `cubin_of` and `Function` raise.
+    Raises TilingError where a cell without a product has no tiling, BackendError where a kernel
+    would have to be compiled while a CUDA graph is captured, and what `cubin_of` and `Function`
+    raise.
     """
     tiles = -(-dims.B // ROWS)
     key = cell.key, direction, like.dtype, tiles, dims.N, dims.D, like.device
@@ -95,16 +112,15 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     return known
 
 
-def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan:
-    """The schedule with the shortest predicted time of those that the driver can hold."""
-    left: tuple[str, ...] = SCHEDULES
+def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan | StepPlan:
+    """The schedule with the shortest predicted time of those that the driver can hold.
+
+    Where there is none, a launch per step, if the cell has a product.
+    """
+    left = [schedule for schedule in SCHEDULES if fits(problem, gpu, schedule)]
     told: list[str] = []
     while left:
-        try:
-            tiling = choose(problem, gpu, left)
-        except TilingError as error:
-            told.append(str(error))
-            break
+        tiling = choose(problem, gpu, left)
         function = _loaded(problem, tiling, gpu.sm, device)
         resident = function.resident(gpu.sms)
         blocks = 1 if isinstance(tiling, BlockTiling) else tiling.blocks
@@ -117,8 +133,15 @@ def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan:
             f"{shape.threads} threads, {function.registers} registers per thread and "
             f"{shape.shared_bytes:,} bytes of shared memory, of which {gpu.name} holds {resident}"
         )
-        left = tuple(other for other in left if other != schedule)
-    raise TilingError(f'{"; ".join(told)}; backend="triton" takes heads of any size')
+        left.remove(schedule)
+    if not problem.products:
+        if not told:
+            choose(problem, gpu)  # which says what rules each schedule out
+        raise TilingError("; ".join(told))
+    step = cuda_step.choose(problem, gpu)
+    source, needed = cuda_step.source_of(problem, step), cuda_step.predict(step)
+    shape = Shape(needed.threads, needed.shared_bytes)
+    return StepPlan(step, _function(problem, source, shape, gpu.sm, device))
 
 
 def _groups(problem: CudaProblem, tiling: Tiling, gpu: Gpu, resident: int) -> int:
@@ -129,15 +152,21 @@ def _groups(problem: CudaProblem, tiling: Tiling, gpu: Gpu, resident: int) -> in
 
 
 def _loaded(problem: CudaProblem, tiling: Tiling, sm: int, device: torch.device) -> Function:
-    """The kernel on the current device, compiled and loaded once per source and device."""
-    source = source_of(problem, tiling)
+    """The kernel of a tiling on the current device."""
+    needed, schedule = predict(problem, tiling), schedule_of(tiling)
+    cluster = 1
+    if not isinstance(tiling, BlockTiling) and schedule == CLUSTER:
+        cluster = tiling.blocks
+    shape = Shape(needed.threads, needed.shared_bytes, cluster, schedule == GRID)
+    return _function(problem, source_of(problem, tiling), shape, sm, device)
+
+
+def _function(
+    problem: CudaProblem, source: str, shape: Shape, sm: int, device: torch.device
+) -> Function:
+    """A kernel on the current device, compiled and loaded once per source and device."""
     known = _functions.get((source, device))
     if known is None:
         name = f"{problem.program.cell.name}-{problem.direction}"
-        needed, schedule = predict(problem, tiling), schedule_of(tiling)
-        cluster = 1
-        if not isinstance(tiling, BlockTiling) and schedule == CLUSTER:
-            cluster = tiling.blocks
-        shape = Shape(needed.threads, needed.shared_bytes, cluster, schedule == GRID)
         known = _functions[source, device] = Function(cubin_of(name, source, sm), name, shape)
     return known

@@ -1,6 +1,7 @@
 """Run a CUDA kernel on torch tensors: the whole sequence, on torch's current stream.
 
-The argument blocks are those of csrc/cuda (ForwardArguments, BackwardArguments), field by field.
+One launch, or for heads that no schedule holds a product of torch's and a launch for each step. The
+argument blocks are those of csrc/cuda (ForwardArguments, BackwardArguments), field by field.
 Memory is torch's, nothing waits for the device: a call can be captured in a CUDA graph.
 """
 
@@ -13,8 +14,8 @@ from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.options import Options
 from flashrnn.runtime.arguments import contiguous
 from flashrnn.runtime.cuda_driver import Argument
-from flashrnn.runtime.cuda_kernels import Plan
-from flashrnn.runtime.gpu_tensors import lengths_on, on_device
+from flashrnn.runtime.cuda_kernels import Plan, StepPlan
+from flashrnn.runtime.gpu_tensors import leave_first_step, lengths_on, on_device
 from flashrnn.tiling.cuda import ROWS
 
 Tensor = torch.Tensor
@@ -43,7 +44,7 @@ def _packed_or_none(x: Tensor | None) -> Tensor | None:
 
 
 def forward(
-    plan: Plan,
+    plan: Plan | StepPlan,
     cell: Cell,
     wx: Tensor,
     r: Tensor,
@@ -68,12 +69,25 @@ def forward(
         _packed(initial), states, *states.stride()[:-1], last, saved, lengths_on(lengths, wx),
         B, T, N, int(options.reverse),
     )  # fmt: skip
+    dims = Dims(B, T, N, D)
     with on_device(wx):
-        plan.launch(Dims(B, T, N, D), wx, arguments)
+        if isinstance(plan, Plan):
+            plan.launch(dims, wx, arguments)
+            return
+        carried = initial.to(torch.float32, copy=True).contiguous()
+        # [N, B, D], a copy even where one head or row makes it contiguous as it is
+        h = initial[0, :, 0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        # [N, P, G_r D]: h times this is every gate's product
+        packed = r.permute(1, 3, 0, 2).reshape(N, D, -1)
+        products = h.new_empty((N, B, packed.shape[2]))
+        for t in range(T):
+            torch.bmm(h, packed, out=products)
+            plan.launch(dims, (*arguments, products, carried, h, t))
+        last.copy_(carried)
 
 
 def backward(
-    plan: Plan,
+    plan: Plan | StepPlan,
     cell: Cell,
     r: Tensor,
     weights: Tensor | None,
@@ -93,7 +107,8 @@ def backward(
     """
     _, B, T, N, D = states.shape
     states, K = in_pairs(states), 0 if weights is None else weights.shape[0]
-    sums = states.new_empty((-(-B // ROWS), K, N, D), dtype=torch.float32) if K else None
+    by_rows = ROWS if isinstance(plan, Plan) else 1
+    sums = states.new_zeros((-(-B // by_rows), K, N, D), dtype=torch.float32) if K else None
     d_inputs: tuple[Argument, ...] = (None, 0, 0, 0, 0)
     if d_states is not None:
         d_states = in_pairs(d_states)
@@ -105,6 +120,37 @@ def backward(
         lengths_on(lengths, states), B, T, N, int(options.reverse),
         float(options.gradient_clip), int(options.gradient_cut),
     )  # fmt: skip
+    dims = Dims(B, T, N, D)
     with on_device(states):
-        plan.launch(Dims(B, T, N, D), states, arguments)
+        if isinstance(plan, Plan):
+            plan.launch(dims, states, arguments)
+        else:
+            _steps_back(plan, cell, dims, r, arguments, d_last, d_initial, lengths, options)
     return None if sums is None else sums.sum(0)
+
+
+def _steps_back(
+    plan: StepPlan,
+    cell: Cell,
+    dims: Dims,
+    r: Tensor,
+    arguments: tuple[Argument, ...],
+    d_last: Tensor | None,
+    d_initial: Tensor,
+    lengths: Tensor | None,
+    options: Options,
+) -> None:
+    """All steps, last first, each behind the product of the one before."""
+    B, T, N, D = dims.B, dims.T, dims.N, dims.D
+    carried = torch.zeros_like(d_initial, dtype=torch.float32)
+    if d_last is not None:
+        carried.copy_(d_last)
+    # [N, G_r D, P]: the gates' gradients times this is that of h
+    packed = r.transpose(0, 1).reshape(N, -1, D)
+    operand, products = r.new_empty((N, B, packed.shape[1])), r.new_empty((N, B, D))
+    for t in reversed(range(T)):
+        plan.launch(dims, (*arguments, products, operand, carried, t))
+        torch.bmm(operand, packed, out=products)
+    cut = options.gradient_cut or not cell.product_gates
+    leave_first_step(carried, products, lengths_on(lengths, carried), options, cut)
+    d_initial.copy_(carried)

@@ -28,7 +28,7 @@ from flashrnn.runtime.triton_check import check_triton
 from flashrnn.tiling import triton as triton_tiling
 from flashrnn.tiling.cuda import ROWS, CudaProblem
 from flashrnn.tiling.cuda_choice import SCHEDULES, cheapest
-from flashrnn.tiling.cuda_latency import seconds
+from flashrnn.tiling.cuda_latency import alternating_seconds, seconds
 from flashrnn.tiling.triton import FusedTiling, TritonProblem
 
 TRITON, CUDA, REFERENCE = "triton", "cuda", "reference"
@@ -76,17 +76,14 @@ def _ranked(problem: TritonProblem, gpu: Gpu, triton: bool, _generation: int) ->
 
     triton: whether it is there to be compared with.
     """
-    by_cuda = _cuda_seconds(_as_cuda(problem), gpu)
-    if not triton and by_cuda is None:
-        return REFERENCE, f"no CUDA kernel holds a head of D={problem.dims.D} on {gpu.name}"
-    what = (
-        f"CUDA kernels hold R of a head on {gpu.name}; their tiling is model-chosen, not measured"
-    )
+    by_cuda, fused = _cuda_seconds(_as_cuda(problem), gpu)
+    what = f"a CUDA kernel per step and a product of the library: none holds a head on {gpu.name}"
+    if fused:
+        what = f"CUDA kernels hold R of a head on {gpu.name}"
+    what += "; their tiling is model-chosen, not measured"
     if not triton:
         return CUDA, what
     by_triton = _triton_reason(problem, gpu)
-    if by_cuda is None:
-        return TRITON, f"no CUDA kernel holds its heads: {by_triton}"
     if triton_kernels.select(problem, gpu).measured:
         return TRITON, f"what was measured comes before a prediction for CUDA kernels: {by_triton}"
     seconds_of_triton = _triton_seconds(problem, gpu)
@@ -117,15 +114,14 @@ def _triton_seconds(problem: TritonProblem, gpu: Gpu) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _cuda_seconds(problem: CudaProblem, gpu: Gpu) -> float | None:
-    """Predicted of a step forward and backward; None where a direction has no tiling."""
-    total = 0.0
+def _cuda_seconds(problem: CudaProblem, gpu: Gpu) -> tuple[float, bool]:
+    """Predicted of a step forward and backward, and whether R stays on the chip in both."""
+    total, fused = 0.0, True
     for direction in (TRAINING, BACKWARD):
         one, found = replace(problem, direction=direction), []
         for schedule in SCHEDULES:  # `choose` would take long to explain why none fits
             with suppress(Infeasible):
                 found.append(seconds(one, cheapest(one, gpu, schedule), gpu))
-        if not found:
-            return None
-        total += min(found)
-    return total
+        fused = fused and bool(found)
+        total += min(found, default=alternating_seconds(one, gpu))
+    return total, fused

@@ -14,6 +14,7 @@ from flashrnn.dtypes import GPU_BY_NAME, Dtype
 from flashrnn.emit.triton import IEEE, TF32
 from flashrnn.errors import BackendError, DtypeError
 from flashrnn.ir.cell import Cell
+from flashrnn.options import Options
 from flashrnn.passes.lower import lower
 
 Tensor = torch.Tensor
@@ -87,3 +88,15 @@ def gpu_dtype_of(dtype: torch.dtype, name: str = "Wx", backend: str = "triton") 
         f'backend="{backend}" has kernels for {", ".join(GPU_BY_NAME)}, {name} is {dtype}; '
         'backend="reference" takes any dtype'
     )
+
+
+def leave_first_step(
+    carried: Tensor, products: Tensor, lengths: Tensor | None, options: Options, cut: bool
+) -> None:
+    """Into the states before the first step, through time: as the kernel does between steps."""
+    d_h = carried[0, :, 0]  # [B, N, D]
+    through = d_h if cut else d_h + products.transpose(0, 1)
+    through = through.clamp(-options.gradient_clip, options.gradient_clip)
+    if lengths is not None:
+        through = torch.where((lengths > 0)[:, None, None], through, d_h)
+    carried[0, :, 0] = through

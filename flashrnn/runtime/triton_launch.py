@@ -8,7 +8,7 @@ import torch
 
 from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
-from flashrnn.runtime.gpu_tensors import lengths_on, on_device
+from flashrnn.runtime.gpu_tensors import leave_first_step, lengths_on, on_device
 from flashrnn.runtime.triton_kernels import Plan
 from flashrnn.tiling.triton import FusedTiling
 
@@ -77,7 +77,8 @@ def forward(
             )  # fmt: skip
             return
         carried = initial.to(torch.float32, copy=True)
-        h = initial[0, :, 0].transpose(0, 1).contiguous()  # [N, B, D]
+        # [N, B, D], a copy even where one head or row makes it contiguous as it is
+        h = initial[0, :, 0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
         # [N, P, G_r D]: h times this is every gate's product
         packed = r.permute(1, 3, 0, 2).reshape(N, D, -1)
         products = h.new_empty((N, B, packed.shape[2]))
@@ -144,18 +145,6 @@ def backward(
                 lengths, *sizes, options.gradient_clip, t, cut,
             )  # fmt: skip
             torch.bmm(operand, packed, out=products)
-        _leave(carried, products, lengths, options, cut)
+        leave_first_step(carried, products, lengths, options, cut)
         d_initial.copy_(carried)
         return None if sums is None else sums.sum(0)
-
-
-def _leave(
-    carried: Tensor, products: Tensor, lengths: Tensor | None, options: Options, cut: bool
-) -> None:
-    """Into the states before the first step, through time: as the kernel does between steps."""
-    d_h = carried[0, :, 0]  # [B, N, D]
-    through = d_h if cut else d_h + products.transpose(0, 1)
-    through = through.clamp(-options.gradient_clip, options.gradient_clip)
-    if lengths is not None:
-        through = torch.where((lengths > 0)[:, None, None], through, d_h)
-    carried[0, :, 0] = through

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from autotune import resources
@@ -12,9 +12,9 @@ from autotune.space import Prediction
 from constrint import Infeasible, Model
 from flashrnn.emit.cuda import CLUSTER, GRID
 from flashrnn.errors import TilingError
-from flashrnn.tiling import cuda, cuda_spread, cuda_step
+from flashrnn.tiling import cuda, cuda_spread
 from flashrnn.tiling.cuda import BlockTiling, CudaProblem
-from flashrnn.tiling.cuda_latency import BLOCK, Tiling, alternating_seconds, seconds
+from flashrnn.tiling.cuda_latency import BLOCK, Tiling, seconds
 
 SCHEDULES = (BLOCK, CLUSTER, GRID)
 # How long the smallest set of limits that exclude each other is looked for, per schedule.
@@ -127,26 +127,6 @@ def choose(
         f"({problem.direction}, {problem.dtype.name}) on {gpu.name}: {'; '.join(reasons)}; "
         f"the largest D that fits is {most}"
     )
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What a call runs, and why it is not one launch for the whole sequence ("" where it is)."""
-
-    tiling: Tiling | cuda_step.StepTiling
-    seconds: float  # predicted
-    reason: str
-
-
-@lru_cache(maxsize=1024)
-def settle(problem: CudaProblem, gpu: Gpu) -> Settled:
-    """The best schedule that holds R on the chip; where none does, a launch per step."""
-    try:
-        chosen = choose(problem, gpu)
-    except TilingError as error:
-        step = cuda_step.choose(problem, gpu)
-        return Settled(step, alternating_seconds(problem, gpu), str(error))
-    return Settled(chosen, seconds(problem, chosen, gpu), "")
 
 
 def lacking(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int) -> int:

@@ -26,8 +26,9 @@ from flashrnn.runtime.gpu_tensors import gpu_dtype_of
 
 GPU = named("h100-sxm")
 # Fields of the arguments that kernels write, by the kernel's name: states, last, saved; the
-# gates', the initial states' and the weights' gradients; exchange and counters of each.
-WRITTEN = {True: (15, 20, 21, 29, 30), False: (9, 14, 15, 21, 22)}
+# gates', the initial states' and the weights' gradients; exchange and counters of each, or what a
+# step carries on to the next.
+WRITTEN = {True: (15, 20, 21, 29, 30, 31), False: (9, 14, 15, 21, 22, 23)}
 
 
 class StandIn:

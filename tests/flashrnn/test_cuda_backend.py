@@ -10,7 +10,7 @@ from cuda_tilings import BLOCK, SCHEDULES, tiled
 from problems import NAMES, assert_close, cast, problem, run
 
 from flashrnn import flashrnn, layer
-from flashrnn.cells import gru, indrnn, lstm, peephole_lstm
+from flashrnn.cells import gru, indrnn, lstm, peephole_lstm, slstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from flashrnn.emit.cuda import CLUSTER, GRID
@@ -104,11 +104,11 @@ def test_as_many_launches_as_a_grid_takes(stand_in, monkeypatch) -> None:
 
 
 def test_a_cluster_that_the_device_does_not_hold(stand_in, monkeypatch) -> None:
-    """Another schedule takes its place; where none is left, the error says what each needed."""
+    """Another schedule takes its place; where none is left, a launch per step."""
     p = problem(gru, 3, 4, 2, 13, torch.float16)
     monkeypatch.setattr(
         cuda_kernels, "choose",
-        lambda p, gpu, left: tiled(gru, p.direction, p.dtype, p.dims, left[0])[1],
+        lambda p, gpu, left: tiled(p.program.cell, p.direction, p.dtype, p.dims, left[0])[1],
     )  # fmt: skip
     monkeypatch.setattr(cuda_kernels, "SCHEDULES", (CLUSTER, BLOCK))
     stand_in.held = {"cluster": 0}
@@ -116,20 +116,63 @@ def test_a_cluster_that_the_device_does_not_hold(stand_in, monkeypatch) -> None:
     assert [f.shape.cluster for f in stand_in.made] == [2, 1] * 2
     stand_in.held = {"gru": 0}
     cuda_kernels._plans.clear()
+    del stand_in.launches[:]
+    check(gru, p)
+    assert [name for name, _ in stand_in.launches] == ["gru-training"] * 4 + ["gru-backward"] * 4
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_what_each_schedule_needs_is_told_where_nothing_is_left(stand_in, monkeypatch) -> None:
+    """A cell without a product has no library to alternate with."""
+    monkeypatch.setattr(
+        cuda_kernels, "choose",
+        lambda p, gpu, left: tiled(p.program.cell, p.direction, p.dtype, p.dims, left[0])[1],
+    )  # fmt: skip
+    monkeypatch.setattr(cuda_kernels, "SCHEDULES", (GRID, BLOCK))
+    stand_in.held = {"indrnn": 0}
     with pytest.raises(TilingError) as told:
-        run(gru, p, "cuda")
+        run(indrnn, problem(indrnn, 3, 4, 2, 13, torch.float16), "cuda")
     words = str(told.value)
-    assert "in the blocks of a cluster needs 2 resident blocks of 128 threads" in words
-    assert "in one block needs 1 resident blocks" in words and "255 registers" in words
-    assert words.endswith('NVIDIA H100 SXM holds 0; backend="triton" takes heads of any size')
+    assert "in the blocks of a grid needs 2 resident blocks of 128 threads" in words
+    assert "in one block needs 1 resident blocks" in words
+    assert "255 registers" in words
+    assert words.endswith("NVIDIA H100 SXM holds 0")
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_heads_that_no_schedule_holds(monkeypatch) -> None:
-    monkeypatch.setattr(cuda_kernels, "SCHEDULES", (BLOCK,))  # the others take long to explain
-    p = problem(lstm, 1, 1, 1, 320, torch.bfloat16)
-    with pytest.raises(TilingError, match=r"D=320 of lstm .* registers.*largest D .*\"triton\""):
-        run(lstm, p, "cuda")
+@pytest.mark.parametrize(
+    ("cell", "dtype", "sizes"),
+    [
+        (lstm, BFLOAT16, (3, 4, 2, 13)), (gru, FLOAT16, (1, 1, 1, 40)),
+        (peephole_lstm, BFLOAT16, (17, 2, 1, 16)), (slstm, FLOAT32, (2, 3, 2, 8)),
+    ],
+    ids=name_of,
+)  # fmt: skip
+@pytest.mark.usefixtures("poisoned")
+def test_heads_that_no_schedule_holds_take_a_launch_per_step(
+    cell, dtype, sizes, stand_in, monkeypatch
+) -> None:
+    monkeypatch.setattr(cuda_kernels, "SCHEDULES", ())
+    check(cell, problem(cell, *sizes, dtype.torch))
+    assert len(stand_in.launches) == 2 * sizes[1]
+    assert not any(f.shape.cooperative for f in stand_in.made)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.usefixtures("stand_in", "poisoned")
+def test_options_of_a_launch_per_step(options, monkeypatch) -> None:
+    monkeypatch.setattr(cuda_kernels, "SCHEDULES", ())
+    check(lstm, problem(lstm, 4, 3, 1, 16, torch.bfloat16), **options)
+
+
+def test_the_initial_state_is_left_as_it_is(stand_in, monkeypatch) -> None:
+    """One head or one row: h of the first step must not be the caller's memory."""
+    monkeypatch.setattr(cuda_kernels, "SCHEDULES", ())
+    p = {k: v.detach() for k, v in problem(lstm, 1, 2, 1, 16, torch.bfloat16).items()}
+    before = p["states"].clone()
+    run_once = flashrnn(**p, backend="cuda")
+    assert len(stand_in.launches) == 2
+    assert torch.equal(p["states"], before)
+    assert all(x.isfinite().all() for x in run_once)
 
 
 @pytest.mark.usefixtures("stand_in", "poisoned")

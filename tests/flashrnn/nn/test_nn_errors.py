@@ -112,7 +112,8 @@ OURS = {
     "an unknown back end": (
         lambda: nn.LSTM(5, 4, backend="cudnn"),
         BackendError,
-        "backend='cudnn' does not exist; choose one of ('auto', 'cpu', 'triton', 'reference')",
+        "backend='cudnn' does not exist; "
+        "choose one of ('auto', 'cpu', 'triton', 'cuda', 'reference')",
     ),
     "a back end that does not carry the dtype": (
         lambda: nn.LSTM(5, 4, backend="cpu", dtype=torch.float8_e5m2, device="meta")(
