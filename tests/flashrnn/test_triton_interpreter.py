@@ -113,6 +113,15 @@ def test_alternating(cell, dtype) -> None:
     check(cell, problem(cell, 3, 4, 2, 20, dtype))
 
 
+@pytest.mark.usefixtures("alternating")
+def test_alternating_leaves_the_initial_state_as_it_is() -> None:
+    """With one head, h of the first step must not be the caller's memory."""
+    p = {k: v.detach() for k, v in problem(lstm, 2, 2, 1, 5, torch.float32).items()}
+    before = p["states"].clone()
+    flashrnn(**p, function=lstm, backend="triton")
+    assert torch.equal(p["states"], before)
+
+
 def run_options(cell, name: str, T: int) -> None:
     p = problem(cell, 5, T, 2, 5, torch.float32)
 
