@@ -29,10 +29,17 @@ def problem_of(cell, direction, D, dtype=BFLOAT16) -> CudaProblem:
 
 
 def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> None:
-    """The first choice launches, moves nothing to local memory in a step, multiplies as tiled."""
+    """The first choice, or the second where the compiler spilled much in that, is as promised.
+
+    It launches, moves nothing to local memory in a step, multiplies as tiled.
+    """
     gpu = named(device)
     chosen = tiling.choose(problem, gpu, schedules)
     made = report(compile_for(problem, chosen, gpu.sm))
+    if made.spill_store_bytes > 128:
+        spare = tiling.lacking(problem, chosen, gpu, made.spill_store_bytes)
+        chosen = tiling.choose(problem, gpu, schedules, spare)
+        made = report(compile_for(problem, chosen, gpu.sm))
     assert occupancy(gpu.sm, made.threads, made.registers, made.shared_bytes) >= 1
     assert made.step is not None
     code = made.step.code

@@ -169,14 +169,18 @@ def test_no_wait_can_be_left_out(name, at, text, tmp_path) -> None:
     make = partial(HostKernel, csrc=tmp_path)
     # with 13 units, two warps share an operand, of which one has cleared what the other writes;
     # a cell without a product has no exchange whose barriers order what a head's loading needs
-    block = [(lstm, Dims(3, 4, 2, 13), BLOCK)]
+    small, dims = Dims(3, 4, 2, 13), Dims(17, 3, 2, 40)
+    block = [(lstm, small, tile_of(lstm, BFLOAT16, small, BLOCK))]
     blocks = [
-        (cell, Dims(17, 3, 2, 40), exchange)
+        (cell, dims, tile_of(cell, BFLOAT16, dims, exchange))
         for cell in (peephole_lstm, indrnn)
         for exchange in (GRID, CLUSTER)
     ]
+    blocks.append(
+        # warps that add their sums one after another
+        (lstm, dims, lambda d: spread(lstm, d, BFLOAT16, dims, CLUSTER, 12, (2, 2), 1))
+    )
     for order in ORDERS:
         with pytest.raises(Issues, match=r"race: |deadlock: |in-flight: |mbarrier: "):
-            for cell, dims, schedule in block if name.startswith("block") else blocks:
-                tile = tile_of(cell, BFLOAT16, dims, schedule)
-                comparisons(cell, BFLOAT16, dims, tile, order, make)
+            for cell, sizes, tile in block if name.startswith("block") else blocks:
+                comparisons(cell, BFLOAT16, sizes, tile, order, make)
