@@ -32,7 +32,7 @@ from flashrnn.emit.cuda import BACKWARD, TRAINING
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_compile import compile_for
 from flashrnn.tiling import cuda_choice as tiling
-from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda import ROWS, CudaProblem
 from flashrnn.tiling.cuda_latency import Tiling, step_seconds
 
 NAME = "compile-cuda"
@@ -40,8 +40,8 @@ CELLS = ("lstm", "gru", "elman", "slstm")
 HEAD_DIMS = (64, 128, 256, 512, 1024)
 DIRECTIONS = (TRAINING, BACKWARD)
 DEVICES = ("a100-80-sxm", "rtx-3090", "rtx-4090", "h100-sxm", "b200", "rtx-5090")
-# The head dimension of a row that asks for the largest that fits; rows of the batch.
-LARGEST, ROWS = 0, 16
+# The head dimension of a row that asks for the largest that fits.
+LARGEST = 0
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,14 @@ def compiled(case: tuple[str, str, str, str, int]) -> Row:
             problem.program, direction, problem.dtype, Dims(ROWS, 1024, 1, head_dim)
         )
     row = Row(cell, direction, dtype, device, gpu.sm, head_dim, case[4] == LARGEST)
-    schedules = [s for s in tiling.SCHEDULES if tiling.fits(problem, gpu, s)]
-    if not schedules:
+    if not any(tiling.fits(problem, gpu, s) for s in tiling.SCHEDULES):
         return row
-    chosen = tiling.choose(problem, gpu, schedules)
+    chosen = tiling.choose(problem, gpu)
     made = report(compile_for(problem, chosen, gpu.sm))
     spilled = [made.spill_store_bytes]
     spare = tiling.lacking(problem, chosen, gpu, made.spill_store_bytes)
-    roomy = [s for s in schedules if tiling.fits(problem, gpu, s, spare)]
-    if made.spilled and roomy:
-        chosen = tiling.choose(problem, gpu, roomy, spare)
+    if made.spilled and any(tiling.fits(problem, gpu, s, spare) for s in tiling.SCHEDULES):
+        chosen = tiling.choose(problem, gpu, spare=spare)
         made = report(compile_for(problem, chosen, gpu.sm))
         spilled.append(made.spill_store_bytes)
     return replace(row, spilled=tuple(spilled), **_facts(problem, chosen, gpu, made))

@@ -29,6 +29,8 @@ FLOAT16 = Dtype("float16", torch.float16, "Float16", 2, "tl.float16")
 # Kernels that are bound by memory, the scans, take every storage type.
 SCANNED = {d.name: d for d in (FLOAT32, FLOAT64, BFLOAT16, FLOAT16)}
 BY_NAME = {d.name: d for d in (FLOAT32, FLOAT64)}  # of the CPU's kernels
+# 10 x compute capability of the oldest GPU whose tensor cores take bfloat16 and tf32.
+OLDEST_SM = 80
 GPU_BY_NAME = {d.name: d for d in SCANNED.values() if d.triton}
 # Kept in 16 bits and computed in float32, where kernels carry no such type.
 STORED_IN_16_BITS = (torch.bfloat16, torch.float16)

@@ -12,7 +12,7 @@
 
 namespace flashrnn {
 
-// Fields of 8 bytes, mirrored by tests/flashrnn/cuda_host.py. Strides in elements.
+// Fields of 8 bytes, mirrored by flashrnn/runtime/cuda_launch.py. Strides in elements.
 template <class Storage>
 struct BackwardArguments {
   const Storage* r;        // [G_r, N, D, P] contiguous

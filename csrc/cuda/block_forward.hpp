@@ -11,7 +11,7 @@
 
 namespace flashrnn {
 
-// Fields of 8 bytes, mirrored by tests/flashrnn/cuda_host.py. Strides in elements.
+// Fields of 8 bytes, mirrored by flashrnn/runtime/cuda_launch.py. Strides in elements.
 template <class Storage>
 struct ForwardArguments {
   const Storage* wx;  // [B, T, G_w, N, D]

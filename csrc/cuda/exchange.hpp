@@ -7,6 +7,14 @@
 
 namespace flashrnn {
 
+// A schedule's Arguments where a head is spread over blocks. Fields of 8 bytes, as theirs.
+template <class Arguments>
+struct Exchanging : Arguments {
+  Operand* exchange;  // [groups of blocks, 2, k tiles, 32], zeros; or null in a cluster
+  uint32_t* arrived;  // [groups of blocks, 32], zeros; or null in a cluster
+  int64_t first;      // of the heads times tiles of rows, which groups of blocks take in order
+};
+
 template <int Words>
 struct alignas(4 * Words) Together {
   uint32_t words[Words];

@@ -1,5 +1,5 @@
-// A head and 16 rows of the batch: where their numbers lie; and what both directions of a head in one
-// block know: who owns which units, and how a lane's states come from memory and go back.
+// A head and 16 rows of the batch: where their numbers lie; and what both directions of a head in
+// one block know: who owns which units, and how a lane's states come from memory and go back.
 #pragma once
 
 #include "cuda/rows.hpp"
@@ -70,8 +70,10 @@ struct Head : HeadOfRows<Cell, Storage, D> {
   using typename Base::F, typename Base::Pair;
   using Base::S, Base::tiles, Base::place, Base::B, Base::rows;
   static_assert(Warps * TilesPerWarp >= tiles, "every tile of units has a warp");
+
   template <class Arguments>
-  FLASHRNN_INLINE explicit Head(const Arguments& a) : Base(a, block_y(), block_x() * rows_per_block) {}
+  FLASHRNN_INLINE explicit Head(const Arguments& a)
+      : Base(a, block_y(), block_x() * rows_per_block) {}
 
   FLASHRNN_INLINE int tile_of(int j) const { return place.warp * TilesPerWarp + j; }
   FLASHRNN_INLINE int unit_of(int j) const { return tile_of(j) * units_per_tile + place.pair; }

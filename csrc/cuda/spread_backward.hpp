@@ -8,14 +8,6 @@
 
 namespace flashrnn {
 
-// Fields of 8 bytes, mirrored by tests/flashrnn/cuda_host.py.
-template <class Storage>
-struct SpreadBackwardArguments : BackwardArguments<Storage> {
-  Operand* exchange;  // [groups of blocks, 2, k tiles, 32], zeros; or null in a cluster
-  uint32_t* arrived;  // [groups of blocks, 32], zeros; or null in a cluster
-  int64_t first;      // of the heads times tiles of rows, which groups of blocks take in order
-};
-
 template <class Cell, class Storage, int D, class Tiling>
 struct BackwardShape {
   static_assert(Tiling::units_per_group == 8, "backward, units are in eights");
@@ -33,7 +25,7 @@ struct SpreadBackward : BackwardShape<Cell, Storage, D, Tiling>::Spread {
   using Base::G, Base::Gr, Base::S, Base::K, Base::Q, Base::dense, Base::place, Base::B, Base::N,
       Base::n, Base::rows, Base::per_lane, Base::elements, Base::groups_per_warp;
   using Base::owns, Base::unit_of, Base::in_block_of;
-  using Arguments = SpreadBackwardArguments<Storage>;
+  using Arguments = Exchanging<BackwardArguments<Storage>>;
   using Exchange = Exchanged<Base::k_tiles, Tiling::blocks>;
   static constexpr int threads = Tiling::warps * lanes;
   // Shared memory: the exchange's; sums; weights; R's part per warp.

@@ -7,20 +7,12 @@
 
 namespace flashrnn {
 
-// Fields of 8 bytes, mirrored by tests/flashrnn/cuda_host.py.
-template <class Storage>
-struct SpreadForwardArguments : ForwardArguments<Storage> {
-  Operand* exchange;  // [groups of blocks, 2, k tiles, 32], zeros; or null in a cluster
-  uint32_t* arrived;  // [groups of blocks, 32], zeros; or null in a cluster
-  int64_t first;      // of the heads times tiles of rows, which groups of blocks take in order
-};
-
 // Columns of R by group of units: of 8 units, one tile per gate; of 4, a tile per two gates, whose
 // columns alternate, so that a lane has all gates of its units.
 template <class Cell, class Storage, int D, class Tiling>
 struct ForwardShape {
   static constexpr int Gr = Cell::recurrent;
-  static_assert(Tiling::units_per_group == 8 || Gr % 2 == 0, "gates in pairs where units are in fours");
+  static_assert(Tiling::units_per_group == 8 || Gr % 2 == 0, "units in fours take gates in pairs");
   static constexpr int per_group = Tiling::units_per_group == 8 ? Gr : Gr / 2;
   static constexpr int columns = Tiling::groups * per_group;
   static constexpr int k_tiles = Gr > 0 ? Left<Storage, ceil_div(D, units_per_tile)>::k_tiles : 0;
@@ -36,7 +28,7 @@ struct SpreadForward : ForwardShape<Cell, Storage, D, Tiling>::Spread {
   using Base::G, Base::Gr, Base::S, Base::K, Base::Q, Base::dense, Base::place, Base::B, Base::N,
       Base::n, Base::rows, Base::per_lane, Base::elements, Base::groups_per_warp;
   using Base::owns, Base::unit_of, Base::in_block_of;
-  using Arguments = SpreadForwardArguments<Storage>;
+  using Arguments = Exchanging<ForwardArguments<Storage>>;
   using Exchange = Exchanged<Base::k_tiles, Tiling::blocks>;
   static constexpr int Gw = Cell::inputs, threads = Tiling::warps * lanes;
   // Shared memory: the exchange's; sums; bias and weights; R's part per warp.
@@ -50,7 +42,8 @@ struct SpreadForward : ForwardShape<Cell, Storage, D, Tiling>::Spread {
   float state[groups_per_warp][S][elements];
   UnitsOf fetched[groups_per_warp][at_least(Gw, 1)][2];
 
-  FLASHRNN_INLINE explicit SpreadForward(const Arguments& arguments) : Base(arguments), a(arguments) {}
+  FLASHRNN_INLINE explicit SpreadForward(const Arguments& arguments)
+      : Base(arguments), a(arguments) {}
 
   FLASHRNN_INLINE void run() {
     auto* shared = static_cast<unsigned char*>(shared_memory());
@@ -132,8 +125,8 @@ struct SpreadForward : ForwardShape<Cell, Storage, D, Tiling>::Spread {
       for (int g = 0; g < Gw; ++g) {
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-          const Storage* from = a.wx + int64_t{unknown(rows.at[row])} * a.wx_b + rows.time(row, t) * a.wx_t +
-                                g * a.wx_g + n * a.wx_n;
+          const Storage* from = a.wx + int64_t{unknown(rows.at[row])} * a.wx_b +
+                                rows.time(row, t) * a.wx_t + g * a.wx_g + n * a.wx_n;
           fetched[i][g][row] = UnitsOf::load(from, unit_of(i), owns(i) && rows.active(row, t));
         }
       }

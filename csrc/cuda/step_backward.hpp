@@ -7,8 +7,8 @@
 
 namespace flashrnn {
 
-// Fields of 8 bytes, mirrored by flashrnn/runtime. r, d_last and d_initial are not read; d_weights is
-// [B, K, N, D], added to.
+// Fields of 8 bytes, mirrored by flashrnn/runtime/cuda_launch.py. r, d_last and d_initial are not
+// read; d_weights is [B, K, N, D], added to.
 template <class Storage>
 struct StepBackwardArguments : BackwardArguments<Storage> {
   const Storage* products;  // [N, B, D], of the step behind

@@ -6,7 +6,7 @@
 
 namespace flashrnn {
 
-// Fields of 8 bytes, mirrored by flashrnn/runtime. r, initial and last are not read.
+// Fields of 8 bytes, mirrored by flashrnn/runtime/cuda_launch.py. r, initial and last are not read.
 template <class Storage>
 struct StepForwardArguments : ForwardArguments<Storage> {
   const Storage* products;  // [N, B, G_r, D]

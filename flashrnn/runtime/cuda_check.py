@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from autotune.errors import MissingExtra, NoGpu, UnknownArchitecture
+from autotune.errors import MissingExtra
 from flashrnn.emit.triton import TF32
-from flashrnn.errors import BackendError, DeviceError, DtypeError
-from flashrnn.runtime.cuda_compile import OLDEST, compiler_version
+from flashrnn.errors import BackendError, DtypeError
+from flashrnn.runtime.cuda_compile import compiler_version
 from flashrnn.runtime.cuda_driver import driver
-from flashrnn.runtime.gpu_tensors import device_of, gpu_dtype_of, precision_of
-from flashrnn.runtime.registry import unsupported_transform
+from flashrnn.runtime.gpu_tensors import (
+    check_gpu,
+    check_transform,
+    gpu_dtype_of,
+    precision_of,
+)
 
 
 def check_cuda(x: torch.Tensor, name: str = "Wx") -> None:
@@ -18,31 +22,17 @@ def check_cuda(x: torch.Tensor, name: str = "Wx") -> None:
 
     name: what the messages call x.
     """
-    transform = unsupported_transform()
-    if transform is not None:
-        raise BackendError(
-            f'fused kernels do not carry {transform}; backend="reference" carries all of torch\'s'
-        )
+    check_transform()
     gpu_dtype_of(x.dtype, name, "cuda")
-    if not x.is_cuda:
-        where = "the CPU" if x.device.type == "cpu" else str(x.device)
-        raise DeviceError(f'backend="cuda" needs tensors on an NVIDIA GPU, {name} is on {where}')
-    if x.dtype == torch.float32 and precision_of(x.dtype) != TF32:
+    if x.is_cuda and x.dtype == torch.float32 and precision_of(x.dtype) != TF32:
         raise DtypeError(
             f'backend="cuda" multiplies float32 rounded to tf32, and {name} is float32: '
             'torch.set_float32_matmul_precision("high") allows that; backend="triton" has exact '
             "products"
         )
-    _require()
-    try:
-        sm = device_of(x).sm
-    except (NoGpu, UnknownArchitecture) as error:
-        raise BackendError(f'backend="cuda" cannot run on {x.device}: {error}') from error
-    if sm < OLDEST:
-        raise BackendError(
-            f'backend="cuda" needs compute capability {OLDEST / 10} or later, {x.device} has '
-            f'{sm / 10}; backend="reference" runs on any device'
-        )
+    if x.is_cuda:
+        _require()
+    check_gpu(x, name, "cuda")
 
 
 def _require() -> None:

@@ -12,24 +12,22 @@ from typing import Any
 
 from autotune.errors import MissingExtra
 from autotune.space import Compiled
+from flashrnn.dtypes import OLDEST_SM
 from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import source_directory
 from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.cuda_choice import predict, source_of
 from flashrnn.tiling.cuda_latency import Tiling
 
-# The oldest architecture whose tensor cores take bfloat16 and tf32.
-OLDEST = 80
-
 
 def compile_for(problem: CudaProblem, tiling: Tiling, sm: int) -> Compiled:
     """The kernel for compute capability sm / 10.
 
     Raises MissingExtra without NVRTC, CompilerError for a source that it rejects and for an
-    architecture older than OLDEST.
+    architecture older than OLDEST_SM.
     """
-    if sm < OLDEST:
-        raise CompilerError(f"CUDA kernels need sm_{OLDEST} or later, not sm_{sm}")
+    if sm < OLDEST_SM:
+        raise CompilerError(f"CUDA kernels need sm_{OLDEST_SM} or later, not sm_{sm}")
     needed = predict(problem, tiling)
     start = time.perf_counter()
     cubin = compile_source(source_of(problem, tiling), sm)

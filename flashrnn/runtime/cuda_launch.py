@@ -12,10 +12,11 @@ import torch
 from flashrnn.dims import Dims
 from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.options import Options
+from flashrnn.runtime import alternating
 from flashrnn.runtime.arguments import contiguous
 from flashrnn.runtime.cuda_driver import Argument
 from flashrnn.runtime.cuda_kernels import Plan, StepPlan
-from flashrnn.runtime.gpu_tensors import leave_first_step, lengths_on, on_device
+from flashrnn.runtime.gpu_tensors import lengths_on, on_device
 from flashrnn.tiling.cuda import ROWS
 
 Tensor = torch.Tensor
@@ -74,16 +75,12 @@ def forward(
         if isinstance(plan, Plan):
             plan.launch(dims, wx, arguments)
             return
-        carried = initial.to(torch.float32, copy=True).contiguous()
-        # [N, B, D], a copy even where one head or row makes it contiguous as it is
-        h = initial[0, :, 0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        # [N, P, G_r D]: h times this is every gate's product
-        packed = r.permute(1, 3, 0, 2).reshape(N, D, -1)
-        products = h.new_empty((N, B, packed.shape[2]))
-        for t in range(T):
-            torch.bmm(h, packed, out=products)
-            plan.launch(dims, (*arguments, products, carried, h, t))
-        last.copy_(carried)
+        alternating.forward(
+            r, initial, last, T,
+            lambda products, carried, h, t: plan.launch(
+                dims, (*arguments, products, carried, h, t)
+            ),
+        )  # fmt: skip
 
 
 def backward(
@@ -125,32 +122,10 @@ def backward(
         if isinstance(plan, Plan):
             plan.launch(dims, states, arguments)
         else:
-            _steps_back(plan, cell, dims, r, arguments, d_last, d_initial, lengths, options)
+            alternating.backward(
+                r, d_last, d_initial, T, lengths_on(lengths, states), options,
+                lambda products, operand, carried, t: plan.launch(
+                    dims, (*arguments, products, operand, carried, t)
+                ),
+            )  # fmt: skip
     return None if sums is None else sums.sum(0)
-
-
-def _steps_back(
-    plan: StepPlan,
-    cell: Cell,
-    dims: Dims,
-    r: Tensor,
-    arguments: tuple[Argument, ...],
-    d_last: Tensor | None,
-    d_initial: Tensor,
-    lengths: Tensor | None,
-    options: Options,
-) -> None:
-    """All steps, last first, each behind the product of the one before."""
-    B, T, N, D = dims.B, dims.T, dims.N, dims.D
-    carried = torch.zeros_like(d_initial, dtype=torch.float32)
-    if d_last is not None:
-        carried.copy_(d_last)
-    # [N, G_r D, P]: the gates' gradients times this is that of h
-    packed = r.transpose(0, 1).reshape(N, -1, D)
-    operand, products = r.new_empty((N, B, packed.shape[1])), r.new_empty((N, B, D))
-    for t in reversed(range(T)):
-        plan.launch(dims, (*arguments, products, operand, carried, t))
-        torch.bmm(operand, packed, out=products)
-    cut = options.gradient_cut or not cell.product_gates
-    leave_first_step(carried, products, lengths_on(lengths, carried), options, cut)
-    d_initial.copy_(carried)

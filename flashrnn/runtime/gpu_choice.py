@@ -119,7 +119,7 @@ def _cuda_seconds(problem: CudaProblem, gpu: Gpu) -> tuple[float, bool]:
     total, fused = 0.0, True
     for direction in (TRAINING, BACKWARD):
         one, found = replace(problem, direction=direction), []
-        for schedule in SCHEDULES:  # `choose` would take long to explain why none fits
+        for schedule in SCHEDULES:  # `choose` would look for why none fits
             with suppress(Infeasible):
                 found.append(seconds(one, cheapest(one, gpu, schedule), gpu))
         fused = fused and bool(found)

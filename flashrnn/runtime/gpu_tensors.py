@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from autotune.device import Device
+from autotune.errors import NoGpu, UnknownArchitecture
 from autotune.gpu import Gpu
-from flashrnn.dtypes import GPU_BY_NAME, Dtype
+from flashrnn.dtypes import GPU_BY_NAME, OLDEST_SM, Dtype
 from flashrnn.emit.triton import IEEE, TF32
-from flashrnn.errors import BackendError, DtypeError
+from flashrnn.errors import BackendError, DeviceError, DtypeError
 from flashrnn.ir.cell import Cell
-from flashrnn.options import Options
 from flashrnn.passes.lower import lower
+from flashrnn.runtime.registry import unsupported_transform
 
 Tensor = torch.Tensor
 
@@ -90,13 +91,31 @@ def gpu_dtype_of(dtype: torch.dtype, name: str = "Wx", backend: str = "triton") 
     )
 
 
-def leave_first_step(
-    carried: Tensor, products: Tensor, lengths: Tensor | None, options: Options, cut: bool
-) -> None:
-    """Into the states before the first step, through time: as the kernel does between steps."""
-    d_h = carried[0, :, 0]  # [B, N, D]
-    through = d_h if cut else d_h + products.transpose(0, 1)
-    through = through.clamp(-options.gradient_clip, options.gradient_clip)
-    if lengths is not None:
-        through = torch.where((lengths > 0)[:, None, None], through, d_h)
-    carried[0, :, 0] = through
+def check_transform() -> None:
+    """Raise BackendError inside a transform of torch's that fused kernels do not carry."""
+    transform = unsupported_transform()
+    if transform is not None:
+        raise BackendError(
+            f'fused kernels do not carry {transform}; backend="reference" carries all of torch\'s'
+        )
+
+
+def check_gpu(x: Tensor, name: str, backend: str) -> None:
+    """Raise DeviceError or BackendError unless x is on a GPU that is new enough and known.
+
+    name: what the messages call x.
+    """
+    if not x.is_cuda:
+        where = "the CPU" if x.device.type == "cpu" else str(x.device)
+        raise DeviceError(
+            f'backend="{backend}" needs tensors on an NVIDIA GPU, {name} is on {where}'
+        )
+    try:
+        sm = device_of(x).sm
+    except (NoGpu, UnknownArchitecture) as error:
+        raise BackendError(f'backend="{backend}" cannot run on {x.device}: {error}') from error
+    if sm < OLDEST_SM:
+        raise BackendError(
+            f'backend="{backend}" needs compute capability {OLDEST_SM / 10} or later, {x.device} '
+            f'has {sm / 10}; backend="reference" runs on any device'
+        )

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from autotune.errors import NoGpu, UnknownArchitecture
 from flashrnn.dtypes import scanned_dtype_of
 from flashrnn.errors import BackendError, DeviceError, DtypeError, FlashRNNError
-from flashrnn.runtime.gpu_tensors import gpu_dtype_of
-from flashrnn.runtime.registry import unsupported_transform
+from flashrnn.runtime.gpu_tensors import check_gpu, check_transform, gpu_dtype_of
 from flashrnn.runtime.triton_build import interpreting, require
-from flashrnn.runtime.triton_kernels import device_of
-
-# The oldest architecture that Triton compiles for and whose tensor cores have bfloat16.
-OLDEST = 80
 
 
 def check_triton(x: torch.Tensor, name: str = "Wx") -> None:
@@ -21,37 +15,21 @@ def check_triton(x: torch.Tensor, name: str = "Wx") -> None:
 
     name: what the messages call x.
     """
-    transform = unsupported_transform()
-    if transform is not None:
-        raise BackendError(
-            f'fused kernels do not carry {transform}; backend="reference" carries all of torch\'s'
-        )
+    check_transform()
     gpu_dtype_of(x.dtype, name)
     require()
-    if x.device.type == "cpu":
-        if not interpreting():
-            raise DeviceError(
-                f'backend="triton" needs tensors on an NVIDIA GPU, {name} is on the CPU; '
-                "TRITON_INTERPRET=1 runs its kernels there, slowly, to check them"
-            )
+    if x.device.type == "cpu" and interpreting():
         return
-    if not x.is_cuda:
+    if x.device.type == "cpu":
         raise DeviceError(
-            f'backend="triton" needs tensors on an NVIDIA GPU, {name} is on {x.device}'
+            f'backend="triton" needs tensors on an NVIDIA GPU, {name} is on the CPU; '
+            "TRITON_INTERPRET=1 runs its kernels there, slowly, to check them"
         )
-    if interpreting():
+    if x.is_cuda and interpreting():
         raise BackendError(
             "TRITON_INTERPRET=1 is set, which is for CPU tensors; unset it to run on the GPU"
         )
-    try:
-        sm = device_of(x).sm
-    except (NoGpu, UnknownArchitecture) as error:
-        raise BackendError(f'backend="triton" cannot run on {x.device}: {error}') from error
-    if sm < OLDEST:
-        raise BackendError(
-            f'backend="triton" needs compute capability {OLDEST / 10} or later, {x.device} has '
-            f'{sm / 10}; backend="reference" runs on any device'
-        )
+    check_gpu(x, name, "triton")
 
 
 SCAN_BACKENDS = ("auto", "cpu", "triton", "reference")

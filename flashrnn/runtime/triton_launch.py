@@ -8,7 +8,8 @@ import torch
 
 from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
-from flashrnn.runtime.gpu_tensors import leave_first_step, lengths_on, on_device
+from flashrnn.runtime import alternating
+from flashrnn.runtime.gpu_tensors import lengths_on, on_device
 from flashrnn.runtime.triton_kernels import Plan
 from flashrnn.tiling.triton import FusedTiling
 
@@ -76,19 +77,13 @@ def forward(
                 *sizes,
             )  # fmt: skip
             return
-        carried = initial.to(torch.float32, copy=True)
-        # [N, B, D], a copy even where one head or row makes it contiguous as it is
-        h = initial[0, :, 0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        # [N, P, G_r D]: h times this is every gate's product
-        packed = r.permute(1, 3, 0, 2).reshape(N, D, -1)
-        products = h.new_empty((N, B, packed.shape[2]))
-        for t in range(T):
-            torch.bmm(h, packed, out=products)
-            plan.launch(
+        alternating.forward(
+            r, initial, last, T,
+            lambda products, carried, h, t: plan.launch(
                 (B, N, D), products, *tensors, bias, weights, carried, h, *outputs, saved, lengths,
                 *sizes, t,
-            )  # fmt: skip
-        last.copy_(carried)
+            ),
+        )  # fmt: skip
 
 
 def backward(
@@ -132,19 +127,12 @@ def backward(
                 *sizes, options.gradient_clip, cut,
             )  # fmt: skip
             return None if sums is None else sums.sum(0)
-        carried = torch.zeros_like(d_initial, dtype=torch.float32)
-        if d_last is not None:
-            carried.copy_(d_last)
         sums = states.new_zeros((B, K, N, D), dtype=torch.float32) if K else None
-        # [N, G_r D, P]: the gates' gradients times this is that of h
-        packed = r.transpose(0, 1).reshape(N, -1, D)
-        operand, products = r.new_empty((N, B, packed.shape[1])), r.new_empty((N, B, D))
-        for t in reversed(range(T)):
-            plan.launch(
+        alternating.backward(
+            r, d_last, d_initial, T, lengths, options,
+            lambda products, operand, carried, t: plan.launch(
                 (B, N, D), products, operand, weights, initial, carried, *inputs, *outputs, sums,
                 lengths, *sizes, options.gradient_clip, t, cut,
-            )  # fmt: skip
-            torch.bmm(operand, packed, out=products)
-        leave_first_step(carried, products, lengths, options, cut)
-        d_initial.copy_(carried)
+            ),
+        )  # fmt: skip
         return None if sums is None else sums.sum(0)

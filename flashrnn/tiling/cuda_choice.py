@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from flashrnn.tiling.cuda_latency import BLOCK, Tiling, seconds
 
 SCHEDULES = (BLOCK, CLUSTER, GRID)
 # How long the smallest set of limits that exclude each other is looked for, per schedule.
-REASON_SECONDS = 2.0
+REASON_SECONDS = 1.0
 # Registers to leave beside what a compiled first choice was short of.
 SPARE = 12
 IN_WORDS = {
@@ -113,14 +114,14 @@ def choose(
     spare: registers to leave beside the estimate, `lacking` after a first choice was compiled.
     Raises TilingError, which names what rules each of them out.
     """
-    found, reasons = [], []
+    found = []
     for schedule in schedules:
-        try:
+        with suppress(Infeasible):
             found.append(cheapest(problem, gpu, schedule, spare))
-        except Infeasible:
-            reasons.append(f"in {IN_WORDS[schedule]}: {_limits(problem, gpu, schedule)}")
     if found:
         return min(found, key=lambda t: seconds(problem, t, gpu))
+    # looked for only here: what excludes what takes longer to find than what fits
+    reasons = [f"in {IN_WORDS[s]}: {_limits(problem, gpu, s, spare)}" for s in schedules]
     most = max(largest(problem, gpu, schedule) for schedule in schedules)
     raise TilingError(
         f"no tiling holds a head of D={problem.dims.D} of {problem.program.cell.name} "
@@ -138,9 +139,9 @@ def lacking(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int) 
     return most + -(-spilled_bytes // 4) + SPARE
 
 
-def _limits(problem: CudaProblem, gpu: Gpu, schedule: str) -> str:
+def _limits(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int) -> str:
     """What cannot hold together, in words."""
-    error = model(problem, gpu, schedule).explain(time_limit=REASON_SECONDS)
+    error = model(problem, gpu, schedule, spare).explain(time_limit=REASON_SECONDS)
     assert error is not None
     return ", ".join(rule.name or str(rule) for rule in error.conflict)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cuda_host import Kernel, Sequence
+from cuda_host import HostKernel, Sequence
 from cuda_tilings import Tiled
 from problems import Tensors, cast, cotangents, problem, run
 
@@ -22,14 +22,14 @@ from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tolerance import Comparison, compare
 
 Tile = Callable[[str], Tiled]
-Make = Callable[[CudaProblem, Any], Kernel]
+Make = Callable[[CudaProblem, Any], HostKernel]
 # Against eager float32, whose products round nothing: operands with 10 bits of mantissa.
 TF32_BOUND = 3e-3
 
 
 def comparisons(
     cell: Cell, dtype: Dtype, dims: Dims, tile: Tile, order: str, make: Make,
-    device: str = "cpu", **options,
+    **options,
 ) -> list[Comparison]:  # fmt: skip
     """Results and gradients of a sequence; what a kernel does not write is NaN.
 
@@ -44,10 +44,9 @@ def comparisons(
     eager = run(cell, arguments, "reference", **options)
     forward, backward = make(*tile(TRAINING)), make(*tile(BACKWARD))
     lengths = options.get("lengths")
-    lengths = None if lengths is None else lengths.to(device)
-    s = Sequence(lower(cell), dims, arguments, device)
+    s = Sequence(lower(cell), dims, arguments)
     s.forward(forward, order, lengths, taken)
-    d_states, d_last = (c.to(device, dtype.torch) for c in cotangents((s.states, s.last)))
+    d_states, d_last = (c.to(dtype.torch) for c in cotangents((s.states, s.last)))
     s.backward(backward, order, lengths, d_states, d_last, taken)
     got = {"states": s.states, "last": s.last, "d_states": s.d_initial}
     got["d_Wx"] = of_gates(s.d_gates, cell.gates, cell.input)
@@ -56,7 +55,7 @@ def comparisons(
         recurrent = len(cell.recurrent) if cell.recurrence != DENSE else 0
         got |= {"d_R": sums[:recurrent]} if recurrent else {}
         got |= {"d_parameters": sums[recurrent:]} if cell.parameters else {}
-    return [_compare(name, x.cpu().to(dtype.torch), exact, eager) for name, x in got.items()]
+    return [_compare(name, x.to(dtype.torch), exact, eager) for name, x in got.items()]
 
 
 def inference(cell: Cell, dtype: Dtype, dims: Dims, tile: Tile, make: Make) -> list[Comparison]:

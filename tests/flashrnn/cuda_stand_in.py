@@ -6,29 +6,24 @@ runs the kernel's source here, on CPU tensors, and what the model finds is an Is
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from cuda_host import _ENTRY, Issues
-from simt_driver import ORDERS, Library, Region
+from cuda_host import HostFunction
+from simt_driver import ORDERS
 
 from autotune.gpu import Gpu, named
 from flashrnn import api
 from flashrnn.emit.cuda import BACKWARD
 from flashrnn.runtime import cuda_kernels
-from flashrnn.runtime.cuda_driver import Argument, Shape, pack
+from flashrnn.runtime.cuda_driver import Argument, Shape
 from flashrnn.runtime.cuda_recurrence import BACKEND
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of
 
 GPU = named("h100-sxm")
-# Fields of the arguments that kernels write, by the kernel's name: states, last, saved; the
-# gates', the initial states' and the weights' gradients; exchange and counters of each, or what a
-# step carries on to the next.
-WRITTEN = {True: (15, 20, 21, 29, 30, 31), False: (9, 14, 15, 21, 22, 23)}
 
 
 class StandIn:
@@ -41,8 +36,10 @@ class StandIn:
 
     def __init__(self, cubin: bytes, name: str, shape: Shape) -> None:
         self.name, self.shape, source = name, shape, cubin.decode()
-        self._library = Library(source + _ENTRY)
-        assert self._library.call("shared_bytes") == shape.shared_bytes
+        self._function = HostFunction(
+            source, shape.threads, shape.cluster, backward=name.endswith(BACKWARD)
+        )
+        assert self._function.shared_bytes == shape.shared_bytes
         assert shape.cooperative == ("GridExchange" in source)
         assert (shape.cluster > 1) == ("ClusterExchange" in source and "blocks = 1;" not in source)
         self.made.append(self)
@@ -54,36 +51,11 @@ class StandIn:
         return multiprocessors
 
     def launch(self, grid: tuple[int, int], arguments: Iterable[Argument]) -> None:
-        given = list(arguments)
-        written = WRITTEN[self.name.endswith(BACKWARD)]
-        regions = [
-            Region(f"argument {i}", x.data_ptr(), _extent(x), _kind(i in written))
-            for i, x in enumerate(given)
-            if isinstance(x, torch.Tensor)
-        ]
         if self.shape.cooperative:
             assert math.prod(grid) <= self.resident(GPU.sms)
         self.launches.append((self.name, grid))
-        packed = ctypes.create_string_buffer(pack(given))
-        found = self._library.run(
-            "execute", packed, regions, grid, (self.shape.threads,), (self.shape.cluster,),
-            shared=self.shape.shared_bytes, order=ORDERS[len(self.launches) % len(ORDERS)],
-            seed=len(self.launches),
-        )  # fmt: skip
-        if found:
-            raise Issues("\n".join(found))
-
-
-def _kind(written: bool) -> str:
-    return "read_write" if written else "read_only"
-
-
-def _extent(x: torch.Tensor) -> int:
-    """Bytes from a tensor's first element to behind its last."""
-    if x.numel() == 0:
-        return 0
-    steps = ((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
-    return (1 + sum(steps)) * x.element_size()
+        count = len(self.launches)
+        self._function.launch(grid, arguments, order=ORDERS[count % len(ORDERS)], seed=count)
 
 
 def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu = GPU) -> type[StandIn]:

@@ -22,8 +22,8 @@ from flashrnn.runtime import (
     cuda_check,
     cuda_driver,
     gpu_choice,
+    gpu_tensors,
     triton_build,
-    triton_check,
     triton_kernels,
 )
 from flashrnn.tiling.triton import FusedTiling
@@ -61,7 +61,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(cuda_check, "compiler_version", lambda: "NVRTC 99.0")
 
     def use(name: str) -> None:
-        for module in (triton_check, triton_kernels, cuda_check):
+        for module in (triton_kernels, gpu_tensors):
             monkeypatch.setattr(module, "device_of", lambda _: Device.named(name))
 
     use("h100-sxm")
@@ -97,7 +97,7 @@ def test_old_gpus_and_unknown_ones(gpu, monkeypatch) -> None:
     def nothing(_):
         raise NoGpu("there is no driver")
 
-    monkeypatch.setattr(cuda_check, "device_of", nothing)
+    monkeypatch.setattr(gpu_tensors, "device_of", nothing)
     assert 'backend="cuda" cannot run on cuda:0' in refusal(x)
 
 
@@ -139,11 +139,11 @@ def test_without_the_wheel_all_else_works() -> None:
 
 
 @pytest.mark.usefixtures("asks_again")
-def test_without_a_driver() -> None:
-    pytest.importorskip("cuda.bindings", reason="the extra cuda is not installed")
-    if torch.cuda.is_available():
-        pytest.skip("there is a driver")
-    with pytest.raises(BackendError, match=r"needs an NVIDIA driver: .*cuda"):
+def test_without_a_driver(monkeypatch) -> None:
+    found = pytest.importorskip("cuda.bindings.driver", reason="the extra cuda is not installed")
+    refused = found.CUresult.CUDA_ERROR_NO_DEVICE
+    monkeypatch.setattr(found, "cuInit", lambda _: (refused,))
+    with pytest.raises(BackendError, match=r"needs an NVIDIA driver: .*CUDA_ERROR_NO_DEVICE"):
         cuda_driver.driver()
 
 

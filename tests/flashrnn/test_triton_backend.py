@@ -12,7 +12,7 @@ from autotune.device import Device
 from flashrnn import BackendError, choose_backend, flashrnn
 from flashrnn.cells import gru, lstm
 from flashrnn.errors import DeviceError, DtypeError
-from flashrnn.runtime import triton_build, triton_check, triton_kernels
+from flashrnn.runtime import gpu_tensors, triton_build, triton_check, triton_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_auto_leaves_cpu_tensors_to_the_cpu() -> None:
 
 
 def gpu(monkeypatch, name: str) -> None:
-    for module in (triton_check, triton_kernels):
+    for module in (triton_kernels, gpu_tensors):
         monkeypatch.setattr(module, "device_of", lambda _: Device.named(name))
 
 
