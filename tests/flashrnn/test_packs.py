@@ -22,7 +22,7 @@ from flashrnn.pack_command import CELLS
 from flashrnn.packs import choose, pack
 from flashrnn.packs.pack import SHIPPED, Pack, key_of, programs_of, read, text, write
 from flashrnn.passes.lower import lower
-from flashrnn.runtime import triton_build, triton_check, triton_kernels
+from flashrnn.runtime import gpu_tensors, triton_build, triton_kernels
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling import triton_needs
 from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, TritonProblem
@@ -118,7 +118,7 @@ def test_it_is_used_where_nothing_was_tuned(tmp_path) -> None:
 def test_choose_backend_says_that_nothing_was_measured(monkeypatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(triton_build, "is_installed", lambda: True)
-    for module in (triton_check, triton_kernels):
+    for module in (gpu_tensors, triton_kernels):
         monkeypatch.setattr(module, "device_of", lambda _: H100)
     with FakeTensorMode():
         x = torch.empty(16, 3, 4, 2, 64, dtype=torch.bfloat16, device="cuda")
