@@ -82,25 +82,17 @@ class Kernel:
         which may be one tensor; saved of `saved_shape`. Innermost dimensions contiguous; r, bias,
         weights, initial, last and saved altogether. lengths [B] int64, or None for T everywhere.
         """
-        strides = wx.stride()[:-1] if w is None else (*wx.stride()[:2], 0, 0)
-        ss, sb, st, sn, _ = states.stride()
-        return self._with_sizes(
-            (wx.data_ptr(), *strides, address(w), 0 if w is None else w.shape[3])
-            + (r.data_ptr(), address(bias), address(weights), address(initial))
-            + (states.data_ptr(), ss, sb, st, sn, states.shape[0])
-            + (last.data_ptr(), address(saved)),
-            (
-                0,
-                self._region,
-                self._team_size,
-                address(lengths),
-                self._T,
-                0,
-                int(options.reverse),
-                0,
-            ),
-            0 if w is None else w.shape[3],
-        )
+        if w is None:
+            strides, input_size = wx.stride()[:-1], 0
+        else:
+            strides, input_size = (*wx.stride()[:2], 0, 0), w.shape[3]
+        pointers = (
+            wx.data_ptr(), *strides, address(w), input_size,
+            r.data_ptr(), address(bias), address(weights), address(initial),
+            states.data_ptr(), *states.stride()[:-1], states.shape[0],
+            last.data_ptr(), address(saved),
+        )  # fmt: skip
+        return self._with_sizes(pointers, input_size, lengths, options)
 
     def backward(
         self,
@@ -119,47 +111,48 @@ class Kernel:
     ) -> tuple[int, ...]:
         """The arguments for states [S, B, T, N, D], into d_gates, d_initial and d_weights.
 
-        saved as the forward pass left it; d_states [S or 1, B, T, N, D], innermost dimension
-        contiguous, or None; d_last and d_initial [S, B, 1, N, D], which may be one tensor;
-        d_gates [B, T, G, N, D] and d_weights [B, K, N, D], None where a layer keeps them to itself.
+        saved as the forward pass left it; d_states [S, B, T, N, D], or [B, T, N, D] of h alone,
+        innermost dimension contiguous, or None; d_last and d_initial [S, B, 1, N, D], which may be
+        one tensor; d_gates [B, T, G, N, D] and d_weights [B, K, N, D], None where a layer keeps
+        them to itself.
         """
-        if d_states is None:
-            d_pointers: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
-        else:
-            d_pointers = (d_states.data_ptr(), *d_states.stride()[:4], d_states.shape[0])
-        gates = (0, 0, 0, 0) if d_gates is None else d_gates.stride()[:4]
-        return self._with_sizes(
-            (r.data_ptr(), address(weights), address(initial))
-            + (states.data_ptr(), *states.stride()[:4], saved.data_ptr(), *d_pointers)
-            + (address(d_last), address(d_gates), *gates)
-            + (address(d_initial), address(d_weights)),
-            (
-                0,
-                self._region,
-                self._team_size,
-                address(lengths),
-                self._T,
-                0,
-                int(options.reverse),
-                0,
-            )
-            + (_bits(options.gradient_clip), int(options.gradient_cut)),
-        )
-
-    def _flags(self, lengths: Tensor | None, options: Options) -> tuple[int, ...]:
-        """From `packed` to `ordered`."""
-        order = (address(lengths), self._T, 0, int(options.reverse))
-        return (0, self._region, self._team_size, *order, 0)
+        of_d_states: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+        if d_states is not None:
+            strides = d_states.stride()[:-1]
+            if d_states.dim() == 5:
+                of_d_states = (d_states.data_ptr(), *strides, d_states.shape[0])
+            else:
+                of_d_states = (d_states.data_ptr(), 0, *strides, 1)
+        of_d_gates: tuple[int, ...] = (0, 0, 0, 0, 0)
+        if d_gates is not None:
+            of_d_gates = (d_gates.data_ptr(), *d_gates.stride()[:-1])
+        pointers = (
+            r.data_ptr(), address(weights), address(initial),
+            states.data_ptr(), *states.stride()[:-1], saved.data_ptr(), *of_d_states,
+            address(d_last), *of_d_gates, address(d_initial), address(d_weights),
+        )  # fmt: skip
+        bounds = _bits(options.gradient_clip), int(options.gradient_cut)
+        return self._with_sizes(pointers, 0, lengths, options, *bounds)
 
     def _with_sizes(
-        self, pointers: tuple[int, ...], flags: tuple[int, ...], inputs: int = 0
+        self,
+        pointers: tuple[int, ...],
+        input_size: int,
+        lengths: Tensor | None,
+        options: Options,
+        *bounds: int,
     ) -> tuple[int, ...]:
-        """All fields, the workspace and the sizes among them; inputs: I, where it counts."""
-        needed = self.needed.get(inputs)
+        """All fields: the pointers, the workspace, the sizes, and from `packed` on."""
+        rest = (
+            *self._sizes,
+            *(0, self._region, self._team_size),
+            *(address(lengths), self._T, 0, int(options.reverse), 0, *bounds),
+        )
+        needed = self.needed.get(input_size)
         if needed is None:
-            block = self._layout.pack(*pointers, 0, *self._sizes, *flags)
-            needed = self.needed[inputs] = self.library.workspace(block)
-        return (*pointers, scratch("workspace", needed, self.dtype), *self._sizes, *flags)
+            block = self._layout.pack(*pointers, 0, *rest)
+            needed = self.needed[input_size] = self.library.workspace(block)
+        return (*pointers, scratch("workspace", needed, self.dtype), *rest)
 
 
 _kernels: dict[tuple[object, ...], tuple[int, Kernel]] = {}

@@ -29,10 +29,10 @@ def _plan(direction: str, b: Tensor) -> ScanPlan:
 
 def _empty(like: Tensor, B: int, T: int) -> Tensor:
     """[B, T, C] as like [B, T, C] (which may be an expanded tensor)."""
-    storage, C = scanned_dtype_of(like.dtype), like.shape[2]
+    C = like.shape[2]
     if like.is_complex():
-        return torch.view_as_complex(empty_rows(like, storage, (C, 2)))
-    return empty_rows(like, storage, (C,))
+        return torch.view_as_complex(empty_rows(torch.view_as_real(like), (C, 2)))
+    return empty_rows(like, (C,))
 
 
 def initial_of(h0: OptionalTensor, b: Tensor) -> OptionalTensor:

@@ -12,8 +12,6 @@ import weakref
 
 import torch
 
-from flashrnn.dtypes import Dtype
-
 # Below, the allocator's own free lists serve.
 SMALLEST_BYTES = 1 << 20
 # What may lie idle.
@@ -22,18 +20,25 @@ MOST_BLOCKS, MOST_BYTES = 16, 1 << 30
 _idle: list[mmap.mmap] = []
 
 
-def empty(shape: tuple[int, ...], dtype: Dtype) -> torch.Tensor:
-    """An uninitialised CPU tensor; its memory returns to the pool when its storage dies."""
+def empty(
+    like: torch.Tensor, shape: tuple[int, ...], strides: tuple[int, ...] | None = None
+) -> torch.Tensor:
+    """An uninitialised tensor of like's dtype, on the CPU as that is.
+
+    Its memory returns to the pool when its storage dies. strides: those of a permuted contiguous
+    tensor; without them it is contiguous.
+    """
     count = 1
     for size in shape:
         count *= size
-    needed = count * dtype.bytes
+    needed = count * like.itemsize
     if needed < SMALLEST_BYTES:
-        return torch.empty(shape, dtype=dtype.torch)
+        return like.new_empty(shape) if strides is None else like.new_empty_strided(shape, strides)
     block = _take(needed)
     view = memoryview(block)  # lives as long as the storage
     weakref.finalize(view, _give_back, block)
-    return torch.frombuffer(view, dtype=dtype.torch, count=count).view(shape)
+    flat = torch.frombuffer(view, dtype=like.dtype, count=count)
+    return flat.view(shape) if strides is None else flat.as_strided(shape, strides)
 
 
 def clear() -> None:

@@ -56,7 +56,7 @@ def _forward(
     states = launch.empty_sequence(wx, (S,), (N, D))
     last = wx.new_empty((S, B, 1, N, D))
     kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D)
-    saved = pool.empty(kernel.saved_shape if save else (0,), kernel.dtype)
+    saved = pool.empty(wx, kernel.saved_shape if save else (0,))
     r, bias, initial = r.contiguous(), contiguous(bias), contiguous(initial)
     weights, kept = unit_weights(cell, r, parameters), saved if save else None
     options = options_of(clip, cut, reverse)

@@ -139,10 +139,10 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     scores, v = rows_of(scores)[0], rows_of(v)[0]
-    storage, (N, D) = scanned_dtype_of(v.dtype), v.shape[2:]
+    N, D = v.shape[2:]
     sequences, T, _ = sizes(scores, offsets)
-    real = arithmetic(storage)
-    o = empty_rows(v, storage, (N, D)) if every else v.new_empty(0)
+    real = arithmetic(scanned_dtype_of(v.dtype))
+    o = empty_rows(v, (N, D)) if every else v.new_empty(0)
     last = empty_state(v, sequences)
     saved = v.new_empty(
         (slots(sequences, T, offsets is not None), 2, N) if save else (0,), dtype=real.torch
@@ -188,8 +188,8 @@ def _backward_cpu(
     d_w: OptionalTensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     scores, v = rows_of(scores)[0], rows_of(v)[0]
-    storage, (N, D) = scanned_dtype_of(v.dtype), v.shape[2:]
-    d_scores, d_v = empty_rows(scores, storage, (N,)), empty_rows(v, storage, (N, D))
+    N, D = v.shape[2:]
+    d_scores, d_v = empty_rows(scores, (N,)), empty_rows(v, (N, D))
     state, last = together(m, u, w), (last_m, last_u, last_w)
     d_state = None if state is None else empty_state(v, last_m.shape[0])
     d_last = filled((d_m, d_u, d_w), last)

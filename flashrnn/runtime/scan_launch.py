@@ -176,14 +176,14 @@ def rows_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return x, (x.data_ptr(), x.stride(0) * size, x.stride(1) * size)
 
 
-def empty_rows(like: Tensor, dtype: Dtype, tail: tuple[int, ...]) -> Tensor:
+def empty_rows(like: Tensor, tail: tuple[int, ...]) -> Tensor:
     """An uninitialised [B, T, *tail] whose B and T are ordered in memory as `like`'s.
 
     Large ones come from the pool: fresh pages would cost more than the scan.
     """
     B, T = like.shape[:2]
     outer = time_major(like)
-    x = pool.empty(((T, B) if outer else (B, T)) + tail, dtype)
+    x = pool.empty(like, ((T, B) if outer else (B, T)) + tail)
     return x.transpose(0, 1) if outer else x
 
 

@@ -100,6 +100,7 @@ def _run(
     entry(layout.pack(*arguments, *fields, scratch("layer", needed, kernel.dtype)))
 
 
+@lru_cache(maxsize=256)
 def _steps(B: int, T: int, row_bytes: int) -> int:
     """Steps of a piece."""
     rows = min(PIECE_ROWS, max(FEWEST_ROWS, PIECE_BYTES // row_bytes))

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from flashrnn import layer
-from flashrnn.dtypes import FLOAT32
 from flashrnn.runtime import pool
+
+LIKE = torch.empty(0)
 
 
 @pytest.fixture(autouse=True)
@@ -16,28 +17,39 @@ def _emptied():
 
 
 def test_memory_returns_when_the_last_view_dies() -> None:
-    x = pool.empty((512, 1024), FLOAT32)
+    x = pool.empty(LIKE, (512, 1024))
     address, view = x.data_ptr(), x[3:]
     del x
-    other = pool.empty((512, 1024), FLOAT32)
+    other = pool.empty(LIKE, (512, 1024))
     assert other.data_ptr() != address
     del view
-    assert pool.empty((500, 1024), FLOAT32).data_ptr() == address
-    assert pool.empty((10, 1024), FLOAT32).data_ptr() != address, "small ones are torch's"
+    assert pool.empty(LIKE, (500, 1024)).data_ptr() == address
+    assert pool.empty(LIKE, (10, 1024)).data_ptr() != address, "small ones are torch's"
+
+
+@pytest.mark.parametrize("sizes", [(4, 5), (512, 1024)])
+def test_strides_are_those_that_were_asked_for(sizes: tuple[int, int]) -> None:
+    rows, columns = sizes
+    like = torch.empty(0, dtype=torch.float64)
+    x = pool.empty(like, (columns, rows), (1, columns))
+    assert x.dtype == torch.float64
+    assert x.shape == (columns, rows)
+    assert x.t().is_contiguous()
+    assert pool.empty(like, sizes).is_contiguous()
 
 
 def test_a_much_larger_block_is_left_alone() -> None:
-    address = pool.empty((4096, 1024), FLOAT32).data_ptr()
-    assert pool.empty((512, 1024), FLOAT32).data_ptr() != address
+    address = pool.empty(LIKE, (4096, 1024)).data_ptr()
+    assert pool.empty(LIKE, (512, 1024)).data_ptr() != address
 
 
 def test_idle_memory_is_bounded() -> None:
-    held = [pool.empty((512, 1024), FLOAT32) for _ in range(2 * pool.MOST_BLOCKS)]
+    held = [pool.empty(LIKE, (512, 1024)) for _ in range(2 * pool.MOST_BLOCKS)]
     held.clear()
     assert len(pool._idle) == pool.MOST_BLOCKS
     monkey = pytest.MonkeyPatch()
     monkey.setattr(pool, "MOST_BYTES", 3 << 21)
-    pool.empty((512, 1024), FLOAT32)
+    pool.empty(LIKE, (512, 1024))
     monkey.undo()
     assert sum(map(len, pool._idle)) <= 3 << 21
 

@@ -22,8 +22,8 @@ INF = torch.inf
 HALVES = [torch.bfloat16, torch.float16]
 
 
-def poisoned(shape, dtype):
-    return torch.full(shape, torch.nan, dtype=dtype.torch)
+def poisoned(like, shape):
+    return like.new_full(shape, torch.nan)
 
 
 @pytest.fixture(autouse=True)
