@@ -14,9 +14,7 @@ COMPLEX, DOUBLE = torch.complex128, torch.float64
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_unwritten(monkeypatch) -> None:
-    monkeypatch.setattr(
-        pool, "empty", lambda shape, dtype: torch.full(shape, torch.nan, dtype=dtype.torch)
-    )
+    monkeypatch.setattr(pool, "empty", lambda like, shape: like.new_full(shape, torch.nan))
 
 
 def problem(shape, dtype=DOUBLE, a_shape=None, h0=True, seed=0):
