@@ -230,6 +230,7 @@ struct Forward {
       } else {
         prefetch_next<Rows>(b, d0);
       }
+      prefetch_results<Rows>(b, d0);
       if (Gr > 0 && (t + a.order.start > 0 || a.initial != nullptr)) {
         const Real* h[Rows];
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
@@ -329,6 +330,28 @@ struct Forward {
             if (d + v * W < a.D) __builtin_prefetch(wx + i * a.wx_b + g * a.wx_g + v * W);
     }
 
+    // Where this tile's results will go: a store to a line that is in no cache waits for it, and
+    // the lines of one tile are too far apart for the hardware to foresee.
+    template <int Rows>
+    FLASHRNN_INLINE void prefetch_results(int64_t b, int64_t d) const {
+      const auto& a = f.a;
+      for (int64_t i = b; i < b + Rows; ++i)
+        for (int64_t v = 0; v < V; ++v) {
+          if (d + v * W >= a.D) break;
+          for (int s = 0; s < states && s < a.states_kept; ++s)
+            __builtin_prefetch(a.states + s * a.states_s + states_at(i) + d + v * W, 1);
+          for (int k = 0; k < Cell::saved && a.saved != nullptr; ++k)
+            __builtin_prefetch(saved_at(i, d + v * W) + k * W, 1);
+        }
+    }
+
+    // Where a vector of units of one row leaves what the backward pass asked for.
+    FLASHRNN_INLINE Real* saved_at(int64_t b, int64_t d) const {
+      const auto& a = f.a;
+      const int64_t vectors = (a.D + W - 1) / W, step = a.order.start + t;
+      return a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
+    }
+
     FLASHRNN_INLINE Vec bias_of(int g, int64_t d) const {
       return S::load(f.bias + (n * G + g) * f.width + d);
     }
@@ -363,9 +386,7 @@ struct Forward {
           S::store(a.states + s * a.states_s + states_at(b) + d, next[s], count);
       }
       if (a.saved != nullptr) {
-        const int64_t vectors = (a.D + W - 1) / W;
-        const int64_t step = a.order.start + t;
-        Real* to = a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
+        Real* const to = saved_at(b, d);
         for (int k = 0; k < Cell::saved; ++k) S::store(to + k * W, save[k]);
       }
     }
