@@ -254,6 +254,39 @@ struct Backward {
       }
     }
 
+    // What `finish` reads a few rows later: further down in the batch, or earlier in time. Between
+    // the rows of a batch, and back through time, the hardware foresees nothing.
+    struct Soon {
+      static constexpr int64_t rows_ahead = 4;
+      const Real *saved, *states, *d_states;
+      int64_t states_s, d_states_s, d_states_kept;
+
+      Soon(const Item& item, int64_t row) {
+        const auto& a = item.f.a;
+        const int64_t later = row + rows_ahead, steps = later / item.rows;
+        const int64_t b = item.b0 + later % item.rows, t = item.t > steps ? item.t - steps : 0;
+        const int64_t at = a.order.position(b, t), vectors = (a.D + W - 1) / W;
+        const int64_t step = a.order.start + t;
+        saved = a.saved + ((step * a.B + b) * a.N + item.n) * vectors * Cell::saved * W;
+        states = a.states + b * a.states_b + at * a.states_t + item.n * a.states_n;
+        d_states_kept = a.d_states_kept;
+        d_states = d_states_kept == 0 ? nullptr
+                                      : a.d_states + b * a.d_states_b + at * a.d_states_t +
+                                            item.n * a.d_states_n;
+        states_s = a.states_s;
+        d_states_s = a.d_states_s;
+      }
+
+      FLASHRNN_INLINE void prefetch(int64_t d) const {
+        for (int k = 0; k < Cell::saved; ++k)
+          __builtin_prefetch(saved + d * Cell::saved + k * W);
+        for (int s = 0; s < Backward::states; ++s) {
+          if (Cell::reads_next[s]) __builtin_prefetch(states + s * states_s + d);
+          if (s < d_states_kept) __builtin_prefetch(d_states + s * d_states_s + d);
+        }
+      }
+    };
+
     // The cell's derivative for one row.
     template <bool multiply>
     __attribute__((noinline)) void finish(int64_t b) const {
@@ -277,6 +310,7 @@ struct Backward {
           d_next_at[s] = a.d_states + s * a.d_states_s + (b0 + b) * a.d_states_b +
                          now * a.d_states_t + n * a.d_states_n;
       }
+      const Soon soon(*this, b);
       Real* const d_gates = d_gates_at(b);
       Real* const d_recurrent = gates_at(t, b);
       const Real* const through = d_h(b);
@@ -296,6 +330,7 @@ struct Backward {
           if (Cell::reads_state[s])
             state[s] = state_at[s] != nullptr ? S::load(state_at[s] + d, count) : Vec{};
         }
+        soon.prefetch(d);
         for (int k = 0; k < K; ++k) weight[k] = S::load(f.weights + (n * K + k) * f.width + d);
         for (int k = 0; k < Cell::saved; ++k) save[k] = S::load(saved_at + k * W);
 
