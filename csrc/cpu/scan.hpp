@@ -48,7 +48,7 @@ struct Sequences {
 
 // How the work is cut. Arguments of every scan.
 struct Cut {
-  int64_t columns_per_core, t_per_chunk, t_per_tile, threads, streaming;
+  int64_t columns_per_core, t_per_chunk, threads, streaming;
 };
 
 constexpr int64_t parts(int64_t x, int64_t size) { return (x + size - 1) / size; }

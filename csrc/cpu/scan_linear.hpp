@@ -1,5 +1,5 @@
 // Linear recurrences h_t = a_t h_{t-1} + b_t, each channel for itself, real or complex: forward and
-// backward. Work items, tiles and phases as in scan_attention.hpp.
+// backward. Work items, order in memory and phases as in scan_attention.hpp.
 //
 // Backward, from the last row on, with c the gradient of the state behind the row:
 //   d_b_t = d_h_t + c,   d_a_t = conj(h_{t-1}) d_b_t,   then c = conj(a_t) d_b_t.
@@ -121,6 +121,15 @@ class LinearScan {
   }
 
  protected:
+  // body(panel, channel) for each vector of a row, in the order of memory.
+  template <int Vectors, bool Descending, class Body>
+  static FLASHRNN_INLINE void row(int64_t columns, Body&& body) {
+    panels<S, Vectors, Descending>(columns, [&](auto panel) __attribute__((always_inline)) {
+      unroll_along<decltype(panel)::vectors, Descending>(
+          [&](auto k) __attribute__((always_inline)) { body(panel, panel.at + k * S::lanes); });
+    });
+  }
+
   // From each chunk's own total to the state that it starts from.
   void join(int64_t first) {
     const auto own = static_cast<Own*>(this);
@@ -177,38 +186,28 @@ class ScanLinear : public LinearScan<S, ScanLinear<S, Stored, Vectors, IsComplex
 
  private:
   template <bool Totals>
-  __attribute__((noinline)) void walk(const Items::Item& item, Real* state, Real* factor) const {
+  void walk(const Items::Item& item, Real* state, Real* factor) const {
+    a.sequences.reverse ? rows<Totals, true>(item, state, factor)
+                        : rows<Totals, false>(item, state, factor);
+  }
+
+  // Descending: in memory; in time they ascend.
+  template <bool Totals, bool Descending>
+  __attribute__((noinline)) void rows(const Items::Item& item, Real* state, Real* factor) const {
     const auto of_a = a.sequences.rows(a.a, item.sequence).shifted(item.first_column);
     const auto of_b = a.sequences.rows(a.b, item.sequence).shifted(item.first_column);
     const auto of_h = a.sequences.rows(a.h, item.sequence).shifted(item.first_column);
-    for (int64_t t = item.begin; t < item.end; t += a.cut.t_per_tile) {
-      const int64_t end = t + a.cut.t_per_tile < item.end ? t + a.cut.t_per_tile : item.end;
-      panels<S, Vectors>(item.columns, [&](auto panel) __attribute__((always_inline)) {
-        constexpr int V = decltype(panel)::vectors;
-        Vec h[V], product[V];
-        unroll<V>([&](auto k) __attribute__((always_inline)) {
-          h[k] = S::load(state + panel.at + k * S::lanes);
-          if constexpr (Totals) product[k] = S::load(factor + panel.at + k * S::lanes);
-        });
-        for (int64_t i = t; i < end; ++i) {
-          const Stored *pa = of_a[i] + panel.at, *pb = of_b[i] + panel.at;
-          [[maybe_unused]] Stored* ph = of_h[i] + panel.at;
-          const Stored *next_a = of_a[i + end - t] + panel.at, *next_b = of_b[i + end - t] + panel.at;
-          unroll<V>([&](auto k) __attribute__((always_inline)) {
-            const Vec x = panel.load(pa + k * S::lanes);
-            prefetch(next_a + k * S::lanes);
-            prefetch(next_b + k * S::lanes);
-            h[k] = F::fma(x, h[k], panel.load(pb + k * S::lanes));
-            if constexpr (Totals) product[k] = F::fma(x, product[k], Vec{});
-            else panel.store(ph + k * S::lanes, h[k], streaming);
+    for (int64_t i = item.begin; i < item.end; ++i)
+      this->template row<Vectors, Descending>(
+          item.columns, [&](auto panel, int64_t at) __attribute__((always_inline)) {
+            const Vec x = panel.load(of_a[i] + at);
+            const Vec h = F::fma(x, S::load(state + at), panel.load(of_b[i] + at));
+            S::store(state + at, h);
+            if constexpr (Totals)
+              S::store(factor + at, F::fma(x, S::load(factor + at), Vec{}));
+            else
+              panel.store(of_h[i] + at, h, streaming);
           });
-        }
-        unroll<V>([&](auto k) __attribute__((always_inline)) {
-          S::store(state + panel.at + k * S::lanes, h[k]);
-          if constexpr (Totals) S::store(factor + panel.at + k * S::lanes, product[k]);
-        });
-      });
-    }
   }
 };
 
@@ -248,7 +247,14 @@ class ScanLinearBackward
 
  private:
   template <bool Totals>
-  __attribute__((noinline)) void walk(const Items::Item& item, Real* state, Real* factor) const {
+  void walk(const Items::Item& item, Real* state, Real* factor) const {
+    a.sequences.reverse ? rows<Totals, false>(item, state, factor)
+                        : rows<Totals, true>(item, state, factor);
+  }
+
+  // Descending: in memory; in time they always descend.
+  template <bool Totals, bool Descending>
+  __attribute__((noinline)) void rows(const Items::Item& item, Real* state, Real* factor) const {
     const auto& s = a.sequences;
     const auto of_a = s.rows(a.a, item.sequence).shifted(item.first_column);
     const auto of_h = s.rows(a.h, item.sequence).shifted(item.first_column);
@@ -258,42 +264,22 @@ class ScanLinearBackward
     const Real* first = a.initial == nullptr
                             ? nullptr
                             : a.initial + item.sequence * a.C + item.first_column;
-    for (int64_t end = item.end; end > item.begin; end -= a.cut.t_per_tile) {
-      const int64_t t = end - a.cut.t_per_tile > item.begin ? end - a.cut.t_per_tile : item.begin;
-      panels<S, Vectors>(item.columns, [&](auto panel) __attribute__((always_inline)) {
-        constexpr int V = decltype(panel)::vectors;
-        Vec c[V], product[V];
-        unroll<V>([&](auto k) __attribute__((always_inline)) {
-          c[k] = S::load(state + panel.at + k * S::lanes);
-          if constexpr (Totals) product[k] = S::load(factor + panel.at + k * S::lanes);
-        });
-        for (int64_t i = end - 1; i >= t; --i) {
-          const int64_t at = panel.at, ahead = end - t;
-          unroll<V>([&](auto k) __attribute__((always_inline)) {
-            const int64_t x = at + k * S::lanes;
-            const Vec conjugate = F::conjugate(panel.load(of_a[i] + x));
-            prefetch(of_a[i - ahead] + x);
-            prefetch(of_d[i - ahead] + x);
-            const Vec d = panel.load(of_d[i] + x) + c[k];
+    for (int64_t i = item.end - 1; i >= item.begin; --i)
+      this->template row<Vectors, Descending>(
+          item.columns, [&](auto panel, int64_t at) __attribute__((always_inline)) {
+            const Vec conjugate = F::conjugate(panel.load(of_a[i] + at));
+            const Vec d = panel.load(of_d[i] + at) + S::load(state + at);
+            S::store(state + at, F::fma(conjugate, d, Vec{}));
             if constexpr (Totals) {
-              product[k] = F::fma(conjugate, product[k], Vec{});
+              S::store(factor + at, F::fma(conjugate, S::load(factor + at), Vec{}));
             } else {
               Vec h{};
-              if (i > 0) h = panel.load(of_h[i - 1] + x);
-              else if (first != nullptr) h = S::load(first + x, panel.count);
-              prefetch(of_h[i - 1 - ahead] + x);
-              panel.store(to_b[i] + x, d, streaming);
-              panel.store(to_a[i] + x, F::fma(F::conjugate(h), d, Vec{}), streaming);
+              if (i > 0) h = panel.load(of_h[i - 1] + at);
+              else if (first != nullptr) h = S::load(first + at, panel.count);
+              panel.store(to_b[i] + at, d, streaming);
+              panel.store(to_a[i] + at, F::fma(F::conjugate(h), d, Vec{}), streaming);
             }
-            c[k] = F::fma(conjugate, d, Vec{});
           });
-        }
-        unroll<V>([&](auto k) __attribute__((always_inline)) {
-          S::store(state + panel.at + k * S::lanes, c[k]);
-          if constexpr (Totals) S::store(factor + panel.at + k * S::lanes, product[k]);
-        });
-      });
-    }
   }
 };
 

@@ -36,8 +36,6 @@ FLASHRNN_INLINE void fence() {
 #endif
 }
 
-FLASHRNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
-
 template <class I, int Bytes>
 struct Integers {
   typedef I Vec __attribute__((vector_size(Bytes)));

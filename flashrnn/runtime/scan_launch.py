@@ -27,10 +27,10 @@ Tensor = torch.Tensor
 
 # The arguments of csrc/cpu/scan_*.hpp, 8 bytes each: how many before and after the workspace.
 _FIELDS = {
-    (ATTENTION, FORWARD): (16, 12),
-    (ATTENTION, BACKWARD): (31, 12),
-    (LINEAR, FORWARD): (10, 11),
-    (LINEAR, BACKWARD): (17, 11),
+    (ATTENTION, FORWARD): (16, 11),
+    (ATTENTION, BACKWARD): (31, 11),
+    (LINEAR, FORWARD): (10, 10),
+    (LINEAR, BACKWARD): (17, 10),
 }
 _LAYOUTS = {k: struct.Struct(f"={a + 1 + b}q") for k, (a, b) in _FIELDS.items()}
 
@@ -66,7 +66,7 @@ class ScanPlan:
         rest = (
             (region, 0 if offsets is None else offsets.data_ptr(), sequences, T, int(reverse))
             + sizes
-            + (t.columns_per_core, t.t_per_chunk, t.t_per_tile, threads, t.streaming)
+            + (t.columns_per_core, t.t_per_chunk, threads, t.streaming)
         )
         layout = _LAYOUTS[self.problem.kind, self.problem.direction]
         needed = self.library.flashrnn_workspace(layout.pack(*pointers, 0, *rest))

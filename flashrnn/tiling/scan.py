@@ -1,8 +1,9 @@
 """Tilings of the scans over time (csrc/cpu/scan_attention.hpp, csrc/cpu/scan_linear.hpp).
 
 A scan is bound by memory: its arithmetic per number is a few operations. So a tiling decides how
-memory is gone through: how many rows at a time, how many channels with their sums in registers,
-which heads and which stretch of time one core takes, and whether results pass the caches by.
+memory is gone through, row by row (any other order costs more bandwidth than it saves arithmetic):
+how many channels are unrolled, which heads and which stretch of time one core takes, and whether
+results pass the caches by.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from flashrnn.emit.scan import ATTENTION
 BLOCK_ROWS = 64
 # Few, so that few kernels are compiled; what is left of a head goes vector by vector.
 VECTORS_PER_PANEL = (1, 2, 4, 8)
-ROWS_PER_TILE = (1, 2, 4, 8)
 # Registers for a row's factors, what is loaded, and the constants of an address.
 OTHER_REGISTERS = 8
 # Vectors of scalars in scan_block.hpp's exponentials, per score.
 EXPONENTIAL_CYCLES = 45.0
-PANEL_CYCLES = 12.0
+# Of a panel in a row, and of a row that begins within a line.
+PANEL_CYCLES = 20.0
 ROW_CYCLES = 8.0
 # Waking the other threads.
 PHASE_CYCLES = 20_000.0
@@ -39,8 +40,6 @@ class ScanTiling:
     """A solved tiling. columns: heads of attention, channels of a linear recurrence.
 
     heads_per_panel: whole heads, of vectors_per_panel vectors each, that share a panel.
-
-    t_per_tile: of a linear recurrence, whose rows go in tiles; attention goes row by row.
     streaming: 1 where results bypass the caches. t_per_chunk: steps that one core takes in a row;
     a whole sequence where that is at least its length.
     """
@@ -49,7 +48,6 @@ class ScanTiling:
     heads_per_panel: int
     columns_per_core: int
     t_per_chunk: int
-    t_per_tile: int
     streaming: int
 
     def as_config(self) -> dict[str, int]:
@@ -115,8 +113,6 @@ def model(problem: ScanProblem, device: Cpu) -> Model:
     vectors = m.int_var("vectors_per_panel", [k for k in VECTORS_PER_PANEL if k <= widest])
     group = m.int_var("columns_per_core", _column_groups(problem, lanes))
     chunk = m.int_var("t_per_chunk", _chunks(T, problem.threads))
-    # Attention goes row by row: any other order costs more bandwidth than it saves arithmetic.
-    m.int_var("t_per_tile", (1,) if problem.kind == ATTENTION else ROWS_PER_TILE)
     m.int_var("streaming", (0, 1))
     # Heads go together where a panel holds each of them whole.
     whole = problem.width // lanes if problem.width % lanes == 0 else 0
@@ -174,7 +170,7 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
     span = min(problem.contiguous, row)
     whole, rest = divmod(-(-span // lanes), t.vectors_per_panel)
     panels = (whole + rest) * (row // span) / min(t.heads_per_panel, t.columns_per_core)
-    overhead = steps / t.t_per_tile * panels * PANEL_CYCLES + steps * panels * ROW_CYCLES
+    overhead = steps * panels * PANEL_CYCLES
     exponentials = steps * row / problem.width / lanes if problem.kind == ATTENTION else 0.0
     overhead += exponentials * EXPONENTIAL_CYCLES * passes
     # Lines of a group of heads that another core shares.
@@ -191,9 +187,8 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
 
 @lru_cache(maxsize=4096)
 def default(problem: ScanProblem, device: Cpu) -> ScanTiling:
-    """The cheapest tiling by cost; of a linear scan with four rows a tile, the best measured."""
-    rows = 1 if problem.kind == ATTENTION else 4
-    solutions = (s for s in model(problem, device).solutions() if s["t_per_tile"] == rows)
+    """The cheapest tiling by cost."""
+    solutions = model(problem, device).solutions()
     best = min(solutions, key=lambda s: (cost(s, problem, device), sorted(s.items())))
     return ScanTiling.of_config(best)
 
