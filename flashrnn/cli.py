@@ -1,5 +1,5 @@
 """flashrnn show CELL: the source of a kernel with its tiling, or the cell's graph.
-flashrnn pack: tilings of the Triton kernels for a GPU, kept.
+flashrnn pack: tilings of Triton kernels for a GPU, kept.
 
 Exit status: 0 done, 1 failed, e.g. a file could not be written, 2 bad usage.
 """

@@ -3,67 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 from autotune.compiler_report import Report, tool_version
-from autotune.compiling import Job, Run, attempt
+from autotune.compiling import Job, Made, Run, attempt
 from autotune.gpu import Gpu
 from autotune.registry import Origin, resolve
 from autotune.space import Candidate, Options
 from flashrnn.emit.triton import TF32
-from flashrnn.packs import Pack
-from flashrnn.packs.choose import choices
-from flashrnn.packs.pack import Choice, key_of
-from flashrnn.tiling.triton import FUSED, FusedTiling, Tiling, TritonProblem
+from flashrnn.packs import CELLS, SCANS, Kind, Pack
+from flashrnn.packs.kind import Choice, Section
+from flashrnn.packs.pack import KINDS
+from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS
+from flashrnn.tiling.triton import FUSED, TritonProblem
+from flashrnn.tiling.triton_scan import TritonScanProblem
 from flashrnn.triton_tunable import TritonKernel
 
 BY_MODEL, BY_REPORT = "cost model", "cost model and the compiler's report"
-Pair = tuple[TritonProblem, FusedTiling]
+# What a pack is asked for: problems of each kind of kernels, by its name.
+Asked = Mapping[str, Sequence[Any]]
+# A kernel: its kind, its problem, and the tiling that stands for it.
+Kernel = tuple[Kind[Any, Any], Any, Any]
 # What is wrong with each kernel; "" where it compiles, launches and spills nothing.
-Faults = Callable[[Sequence[Pair]], Iterator[str]]
+Faults = Callable[[Sequence[Kernel]], Iterator[str]]
 # Told of each kernel: which, what is wrong with it, and how many are done of how many.
-Told = Callable[[Pair, str, int, int], None]
-# The fault of each kernel of an architecture, by its key in a pack and its tiling.
-Judged = dict[tuple[str, FusedTiling], str]
+Told = Callable[[Kernel, str, int, int], None]
+# The fault of each kernel of an architecture, by its kind, its key in a pack and its tiling.
+Judged = dict[tuple[str, str, Any], str]
 
 
-def by_model(asked: Sequence[TritonProblem], gpu: Gpu) -> Pack:
+def by_model(asked: Asked, gpu: Gpu) -> Pack:
     """A pack of the cost model's choices."""
-    return Pack(gpu.fingerprint, BY_MODEL, versions(compiled=False), choices(asked, gpu))
+    sections = {name: Section(KINDS[name].choices(p, gpu)) for name, p in asked.items()}
+    return Pack(gpu.fingerprint, BY_MODEL, versions(compiled=False), sections)
 
 
-def by_report(
-    asked: Sequence[TritonProblem], gpu: Gpu, judged: Judged, faults: Faults, told: Told
-) -> Pack:
-    """A pack whose fused kernels have no fault: where one has, the model chooses among the rest.
+def by_report(asked: Asked, gpu: Gpu, judged: Judged, faults: Faults, told: Told) -> Pack:
+    """A pack whose kernels have no fault: where one has, the model chooses among the rest.
 
     `judged` is what is known of the GPU's architecture, and learns what is found.
     """
-    filed = {key_of(problem): problem for problem in asked}
-    while True:
-        wrong = _wrong(judged)
-        chosen = choices(asked, gpu, wrong)
-        new = [pair for pair in dict.fromkeys(_fused(chosen)) if pair not in judged]
-        if not new:
-            return Pack(gpu.fingerprint, BY_REPORT, versions(compiled=True), chosen, wrong)
-        pairs = [(filed[key], tiling) for key, tiling in new]
-        for at, fault in enumerate(faults(pairs)):
-            judged[new[at]] = fault
-            told(pairs[at], fault, at + 1, len(new))
+    sections = {
+        name: _settled(KINDS[name], problems, gpu, judged, faults, told)
+        for name, problems in asked.items()
+    }
+    return Pack(gpu.fingerprint, BY_REPORT, versions(compiled=True), sections)
 
 
-def _fused(chosen: Mapping[str, Choice]) -> Iterator[tuple[str, FusedTiling]]:
+def _settled(
+    kind: Kind[Any, Any],
+    problems: Sequence[Any],
+    gpu: Gpu,
+    judged: Judged,
+    faults: Faults,
+    told: Told,
+) -> Section[Any]:
+    filed = {kind.key_of(problem): problem for problem in problems}
+    chosen: dict[str, Choice[Any]] = {}
+    again = set(filed)
+    while again:
+        wrong = _wrong(kind, judged)
+        chosen |= kind.choices([filed[key] for key in again], gpu, wrong)
+        new = [at for at in dict.fromkeys(_kernels(kind, chosen)) if at not in judged]
+        kernels = [(kind, filed[key], tiling) for _, key, tiling in new]
+        for done, fault in enumerate(faults(kernels)):
+            judged[new[done]] = fault
+            told(kernels[done], fault, done + 1, len(new))
+        again = {at[1] for at in new if judged[at]}
+    return Section(chosen, _wrong(kind, judged))
+
+
+def _kernels(
+    kind: Kind[Any, Any], chosen: Mapping[str, Choice[Any]]
+) -> Iterator[tuple[str, str, Any]]:
     for key, choice in chosen.items():
-        for _, runs in choice:
-            for _, tiling in runs:
-                if isinstance(tiling, FusedTiling):
-                    yield key, tiling
+        for _, classes in choice:
+            for _, tiling in classes:
+                kernel = kind.kernel_of(tiling)
+                if kernel is not None:
+                    yield kind.name, key, kernel
 
 
-def _wrong(judged: Judged) -> dict[str, tuple[Tiling, ...]]:
-    found: dict[str, tuple[Tiling, ...]] = {}
-    for (key, tiling), fault in judged.items():
-        if fault:
+def _wrong(kind: Kind[Any, Any], judged: Judged) -> dict[str, tuple[Any, ...]]:
+    found: dict[str, tuple[Any, ...]] = {}
+    for (name, key, tiling), fault in judged.items():
+        if fault and name == kind.name:
             found[key] = (*found.get(key, ()), tiling)
     return found
 
@@ -71,15 +97,20 @@ def _wrong(judged: Judged) -> dict[str, tuple[Tiling, ...]]:
 def compiling(run: Run, gpu: Gpu) -> Faults:
     """The faults that autotune's compilers find."""
 
-    def faults(pairs: Sequence[Pair]) -> Iterator[str]:
-        jobs = [job_of(problem, tiling, gpu) for problem, tiling in pairs]
-        for (problem, tiling), job, first in zip(pairs, jobs, run(jobs), strict=True):
-            # a second time where there is no report: it may have been the machine, which was busy
-            made = first if isinstance(first, Report) else next(run([job]))
-            candidate = Candidate(tiling.as_config(), 0.0)
-            judged = attempt(TritonKernel(problem, FUSED), gpu, 0, candidate, made)
-            spilled = judged.report is not None and judged.report.spilled
-            yield judged.failure or ("it spills" if spilled else "")
+    def faults(kernels: Sequence[Kernel]) -> Iterator[str]:
+        jobs = [jobs_of(kernel, gpu) for kernel in kernels]
+        made = run([job for each in jobs for job in each])
+        for each in jobs:
+            found = [fault(job, next(made)) for job in each]
+            yield next(filter(None, found), "")
+
+    def fault(job: Job, first: Made) -> str:
+        # a second time where there is no report: it may have been the machine, which was busy
+        made = first if isinstance(first, Report) else next(run([job]))
+        tunable = job.origin.gpu_tunables()[job.index]
+        judged = attempt(tunable, gpu, 0, Candidate(dict(job.config), 0.0), made)
+        spilled = judged.report is not None and judged.report.spilled
+        return judged.failure or ("it spills" if spilled else "")
 
     return faults
 
@@ -93,18 +124,48 @@ def versions(*, compiled: bool) -> dict[str, str]:
     return found
 
 
-def origin_of(problem: TritonProblem, gpu: Gpu) -> Origin:
-    """The problem in words that a compiling process can follow."""
+def jobs_of(kernel: Kernel, gpu: Gpu) -> list[Job]:
+    """What is to be compiled of a kernel, in words that a compiling process can follow."""
+    kind, problem, tiling = kernel
+    config = asdict(tiling)
+    return [
+        Job(origin, [t.name for t in origin.gpu_tunables()].index(name), config)
+        for origin, name in _COMPILED[kind.name](problem, gpu)
+    ]
+
+
+def first_of(asked: Asked, gpu: Gpu) -> Origin:
+    """The words of some kernel of a pack."""
+    name, problems = next(iter(asked.items()))
+    return _COMPILED[name](problems[0], gpu)[0][0]
+
+
+Compiled = list[tuple[Origin, str]]  # with the names of tunables
+
+
+def _of_cell(problem: TritonProblem, gpu: Gpu) -> Compiled:
     dims = problem.dims
     options: Options = {
         "batch": dims.B, "time": dims.T, "heads": dims.N, "head_dim": dims.D,
         "dtype": problem.dtype.name, "tf32": problem.precision == TF32, "device": gpu.key,
     }  # fmt: skip
-    return Origin(resolve(problem.program.cell.name), options)
+    origin = Origin(resolve(problem.program.cell.name), options)
+    return [(origin, TritonKernel(problem, FUSED).name)]
 
 
-def job_of(problem: TritonProblem, tiling: FusedTiling, gpu: Gpu) -> Job:
-    """A fused kernel to be compiled."""
-    origin = origin_of(problem, gpu)
-    names = [kernel.name for kernel in origin.gpu_tunables()]
-    return Job(origin, names.index(TritonKernel(problem, FUSED).name), tiling.as_config())
+def _of_scan(problem: TritonScanProblem, gpu: Gpu) -> Compiled:
+    options: Options = {
+        "batch": problem.rows, "time": problem.T, "heads": 1, "head_dim": problem.width,
+        "dtype": problem.storage.name, "device": gpu.key,
+    }  # fmt: skip
+    reference = resolve("scan-attention")
+    return [
+        (Origin(reference, {**options, "kernel": kernel}), problem.name)
+        for kernel in (FINISH, TOTALS, JOIN)
+    ]
+
+
+_COMPILED: Mapping[str, Callable[[Any, Gpu], Compiled]] = {
+    CELLS.name: _of_cell,
+    SCANS.name: _of_scan,
+}

@@ -1,9 +1,9 @@
-"""flashrnn pack: choose the Triton kernels' tilings for a GPU that need not be there."""
+"""flashrnn pack: choose kernels' tilings for a GPU that need not be there."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,33 @@ from autotune.cache import cache_directory
 from autotune.compiling import LIMIT_SECONDS, compilers
 from autotune.device import Device
 from autotune.gpu import Gpu
-from flashrnn import pack_check
+from flashrnn import pack_check, packs
 from flashrnn.cells import elman, gru, lstm, slstm
-from flashrnn.packs.choose import problems
-from flashrnn.packs.pack import Pack, key_of, write
-from flashrnn.tiling.triton import TritonProblem
+from flashrnn.packs import cells, scans
+from flashrnn.packs.pack import Pack, write
 
 CELLS = {cell.name: cell for cell in (lstm, gru, elman, slstm)}
+SCAN_ATTENTION = "scan-attention"
+KERNELS = (*CELLS, SCAN_ATTENTION)
 
 
 def add(commands: Any) -> None:
     """The subcommand."""
     pack = commands.add_parser(
         "pack",
-        help="choose tilings of the Triton kernels for a GPU, and keep them",
-        description="Choose tilings of the Triton kernels for GPUs that need not be there, over "
-        "head dimensions, dtypes, directions and batches, and write a pack for each: "
+        help="choose tilings of Triton kernels for a GPU, and keep them",
+        description="Choose tilings of Triton kernels for GPUs that need not be there, over head "
+        "dimensions, dtypes, directions and batches or lengths, and write a pack for each: "
         'backend="triton" takes its tilings from there where none was tuned.',
     )
     pack.add_argument(
         "--device", nargs="+", required=True, metavar="NAME", help="of `autotune devices`, or cuda"
     )
-    pack.add_argument("--cells", nargs="+", choices=CELLS, default=tuple(CELLS), metavar="CELL",
-                      help=f"of {', '.join(CELLS)} (all)")  # fmt: skip
+    pack.add_argument("--kernels", nargs="+", choices=KERNELS, default=KERNELS, metavar="NAME",
+                      help=f"of {', '.join(KERNELS)} (all)")  # fmt: skip
     pack.add_argument(
         "--compile", action="store_true",
-        help="compile each fused kernel, and choose again where it spills or does not launch",
+        help="compile each kernel, and choose again where it spills or does not launch",
     )  # fmt: skip
     pack.add_argument("--jobs", type=positive, default=2, metavar="N", help="compilers at once (2)")
     pack.add_argument("--timeout", type=float, default=LIMIT_SECONDS, metavar="SECONDS",
@@ -49,7 +50,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises UnknownDevice, MissingExtra, OSError."""
-    asked = problems([CELLS[name] for name in options.cells])
+    asked = asked_for(options.kernels)
     folder = options.output or cache_directory() / "packs"
     judged: dict[int, pack_check.Judged] = {}
     for gpu in [Device.named(name) for name in options.device]:
@@ -59,26 +60,35 @@ def run(options: argparse.Namespace) -> None:
             pack = pack_check.by_model(asked, gpu)
         path = folder / f"{gpu.key}.json"
         write(pack, path)
-        print(f"{path}: {len(pack.choices)} kernels, chosen by the {pack.chosen_by}")
+        count = sum(len(section.choices) for section in pack.sections.values())
+        print(f"{path}: {count} kernels, chosen by the {pack.chosen_by}")
+
+
+def asked_for(kernels: Collection[str] = KERNELS) -> pack_check.Asked:
+    """The problems of families that are called so."""
+    own = [cell for name, cell in CELLS.items() if name in kernels]
+    asked: dict[str, Sequence[Any]] = {}
+    if own:
+        asked[packs.CELLS.name] = cells.problems(own)
+    if SCAN_ATTENTION in kernels:
+        asked[packs.SCANS.name] = scans.problems()
+    return asked
 
 
 def _compiled(
-    asked: Sequence[TritonProblem],
-    gpu: Gpu,
-    judged: pack_check.Judged,
-    options: argparse.Namespace,
+    asked: pack_check.Asked, gpu: Gpu, judged: pack_check.Judged, options: argparse.Namespace
 ) -> Pack:
-    first = pack_check.origin_of(asked[0], gpu)
     out = show.console()
     with (
         show.progress(out) as watch,
-        compilers(first, options.jobs, options.timeout) as compile_,
+        compilers(pack_check.first_of(asked, gpu), options.jobs, options.timeout) as compile_,
     ):
 
-        def told(pair: pack_check.Pair, fault: str, done: int, total: int) -> None:
+        def told(kernel: pack_check.Kernel, fault: str, done: int, total: int) -> None:
             watch(gpu.key, "compile", done, total)
             if fault:
-                out.print(f"left out: {key_of(pair[0])}, {pair[1]}: {fault}", soft_wrap=True)
+                kind, problem, tiling = kernel
+                out.print(f"left out: {kind.key_of(problem)}, {tiling}: {fault}", soft_wrap=True)
 
         faults = pack_check.compiling(compile_, gpu)
         return pack_check.by_report(asked, gpu, judged, faults, told)

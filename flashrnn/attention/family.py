@@ -19,7 +19,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import scan_attention as operators
 from flashrnn.runtime import scan_launch
-from flashrnn.runtime.triton_scan import rounded
+from flashrnn.runtime.triton_scan import FINISH, rounded
 from flashrnn.scan_reference import ScanState
 from flashrnn.scan_reference import attention_reference as reference
 from flashrnn.tiling import scan
@@ -172,12 +172,14 @@ class ScanFamily:
     def gpu_tunables(self, options: Options, device: Gpu) -> list[TritonScanKernel]:
         B, T, N, D = _sizes(options)
         dtype = GPU_BY_NAME[str(options["dtype"])]
+        kernel = str(options.get("kernel") or FINISH)  # `flashrnn pack` compiles each
         return [
             TritonScanKernel(
                 TritonScanProblem(ATTENTION, direction, dtype, False, B * N, rounded(T), D),
                 B,
                 T,
                 N,
+                kernel,
             )
             for direction in (FORWARD, BACKWARD)
         ]

@@ -11,9 +11,10 @@ from autotune.device import Device
 from autotune.gpu import Gpu
 from autotune.space import Check, Compiled, Config, GpuRunner, Prediction
 from flashrnn.emit.cpp import BACKWARD, FORWARD
-from flashrnn.runtime import triton_scan
+from flashrnn.packs import SCANS
+from flashrnn.runtime import selection, triton_scan
 from flashrnn.runtime import triton_scan_attention as operators
-from flashrnn.runtime.triton_scan import TritonScanPlan
+from flashrnn.runtime.triton_scan import FINISH, TritonScanPlan
 from flashrnn.runtime.triton_scan_compile import compile_scan
 from flashrnn.scan_reference import ScanState
 from flashrnn.scan_reference import attention_reference as reference
@@ -33,13 +34,15 @@ CHECK_STEPS = 200
 class TritonScanKernel:
     """One direction of scan attention on a GPU, as autotune sees it.
 
-    B, T, N: of the call that is timed; the problem rounds T as a plan does.
+    B, T, N: of the call that is timed; the problem rounds T as a plan does. kernel: which of those
+    that share a tiling is compiled without a GPU; FINISH is the largest.
     """
 
     problem_: TritonScanProblem
     B: int
     T: int
     N: int
+    kernel: str = FINISH
 
     @property
     def name(self) -> str:
@@ -55,7 +58,7 @@ class TritonScanKernel:
         return tiling.cost(config, self.problem_, device)
 
     def default(self, device: Gpu) -> dict[str, int]:
-        return tiling.cheapest(self.problem_, device).as_config()
+        return selection.untuned(SCANS, self.problem_, device).tiling.as_config()
 
     def describe(self, config: Config) -> str:
         t = TritonScanTiling.of_config(config)
@@ -69,7 +72,8 @@ class TritonScanKernel:
         return tiling.predict(self.problem_, TritonScanTiling.of_config(config))
 
     def compile(self, config: Config, device: Gpu) -> Compiled:
-        return compile_scan(self.problem_, TritonScanTiling.of_config(config), device.sm)
+        chosen = TritonScanTiling.of_config(config)
+        return compile_scan(self.problem_, chosen, device.sm, self.kernel)
 
     def build(self, config: Config) -> None:
         self.compile(config, Device.current("cuda"))

@@ -1,5 +1,8 @@
-"""Tilings of the Triton kernels that were chosen beforehand, one JSON file per GPU."""
+"""Tilings of GPU kernels that were chosen beforehand, one JSON file per GPU."""
 
+from flashrnn.packs.cells import CELLS
+from flashrnn.packs.kind import Kind
 from flashrnn.packs.pack import Found, Pack, lookup
+from flashrnn.packs.scans import SCANS
 
-__all__ = ["Found", "Pack", "lookup"]
+__all__ = ["CELLS", "SCANS", "Found", "Kind", "Pack", "lookup"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -12,24 +11,22 @@ import torch
 
 from autotune import cache
 from autotune.device import Device
-from autotune.errors import CacheWarning
 from autotune.gpu import Gpu
-from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.emit.triton_alternating import emit_alternating
 from flashrnn.emit.triton_fused import emit_fused
 from flashrnn.ir.cell import Cell
+from flashrnn.packs import CELLS
 from flashrnn.passes.lower import lower
-from flashrnn.runtime import gpu_tensors
+from flashrnn.runtime import gpu_tensors, selection
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of, precision_of
+from flashrnn.runtime.selection import Selected
 from flashrnn.runtime.triton_build import module_of
-from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
     AlternatingTiling,
     FusedTiling,
     Tiling,
     TritonProblem,
-    tiling_of,
 )
 
 # What the interpreter runs on a CPU is tiled for this GPU.
@@ -62,44 +59,16 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     if known is None or known[0] != cache.generation():
         dtype = gpu_dtype_of(like.dtype)
         problem = TritonProblem(lower(cell), direction, dtype, replace(dims, T=1), precision)
-        chosen = tiling.choose(problem, gpu).tiling if interpreted else select(problem, gpu).tiling
+        chosen = CELLS.best(problem, gpu) if interpreted else select(problem, gpu).tiling
         source = source_of(problem, chosen, interpreted=interpreted)
         plan = Plan(chosen, module_of(f"{cell.name}-{direction}", source))
         known = _plans[key] = cache.generation(), plan
     return known[1]
 
 
-@dataclass(frozen=True)
-class Selected:
-    """A tiling and where it is from, in words. measured: whether tuning timed it."""
-
-    tiling: Tiling
-    by: str
-    measured: bool = False
-
-
-def select(problem: TritonProblem, gpu: Gpu) -> Selected:
-    """What tuning left for this problem, else what is used without."""
-    config = cache.lookup(problem_key(problem), gpu)
-    if config is not None:
-        try:
-            return Selected(tiling_of(config), "tuned: the fastest of those measured", True)
-        except TypeError as error:
-            warnings.warn(
-                f"ignored a tuned tiling of {problem.program.cell.name}: {error}; "
-                "another version wrote it; tune again",
-                CacheWarning,
-                stacklevel=2,
-            )
-    return untuned(problem, gpu)
-
-
-def untuned(problem: TritonProblem, gpu: Gpu) -> Selected:
-    """What a pack holds for this problem, else the cost model's choice."""
-    found = packs.lookup(problem, gpu)
-    if found is not None:
-        return Selected(found.tiling, f"model-chosen, not measured: {found.by}")
-    return Selected(tiling.choose(problem, gpu).tiling, "model-chosen, not measured")
+def select(problem: TritonProblem, gpu: Gpu) -> Selected[Tiling]:
+    """What tuning left for this problem, of whichever schedule, else what is used without."""
+    return selection.select(CELLS, problem, gpu, problem_key(problem))
 
 
 def problem_key(problem: TritonProblem) -> dict[str, int | str]:

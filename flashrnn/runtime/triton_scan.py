@@ -1,4 +1,4 @@
-"""Which Triton kernels serve a scan: the tiling by the model, their source, their module."""
+"""Which Triton kernels serve a scan: their tiling, their source, their module."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import Any
 import torch
 
 from autotune import cache
+from autotune.gpu import Gpu
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.emit.triton_scan_attention import emit_scan_attention
 from flashrnn.emit.triton_scan_linear import emit_scan_linear
+from flashrnn.packs import SCANS
+from flashrnn.runtime import selection
 from flashrnn.runtime.gpu_tensors import on_device
+from flashrnn.runtime.selection import Selected
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_kernels import device_of
-from flashrnn.tiling import triton_scan as tiling
-from flashrnn.tiling.triton_scan import TritonScanProblem, TritonScanTiling
+from flashrnn.tiling.triton_scan import SHORTEST_CHUNK, TritonScanProblem, TritonScanTiling
 
 Tensor = torch.Tensor
 TOTALS, JOIN, FINISH = "totals", "join", "finish"
@@ -51,23 +54,24 @@ _plans: dict[object, tuple[int, TritonScanPlan]] = {}
 
 
 def plan_for(problem: TritonScanProblem, like: Tensor) -> TritonScanPlan:
-    """The plan for a problem on the device of `like`: tuned, or the model's choice.
-
-    T takes part as the next power of two.
-    """
+    """The plan for a problem on the device of `like`; T takes part as the next power of two."""
     gpu, interpreted = device_of(like), not like.is_cuda
     key = (problem, gpu, interpreted)
     known = _plans.get(key)
     if known is None or known[0] != cache.generation():
-        config = None if interpreted else cache.lookup(problem_key(problem), gpu)
-        chosen = TritonScanTiling.of_config(config) if config else tiling.cheapest(problem, gpu)
+        chosen = SCANS.best(problem, gpu) if interpreted else select(problem, gpu).tiling
         known = _plans[key] = cache.generation(), load(problem, chosen, interpreted=interpreted)
     return known[1]
 
 
+def select(problem: TritonScanProblem, gpu: Gpu) -> Selected[TritonScanTiling]:
+    """What tuning left for this problem, else a pack's tiling, else the model's; says which."""
+    return selection.select(SCANS, problem, gpu, problem_key(problem))
+
+
 def rounded(T: int) -> int:
     """The length that a problem of T steps is solved and tuned for."""
-    return max(tiling.SHORTEST_CHUNK, 1 << max(0, T - 1).bit_length())
+    return max(SHORTEST_CHUNK, 1 << max(0, T - 1).bit_length())
 
 
 def problem_key(problem: TritonScanProblem) -> dict[str, int | str]:

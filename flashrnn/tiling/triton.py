@@ -201,6 +201,11 @@ def alternating_model(problem: TritonProblem, _gpu: Gpu) -> Model:
     return m
 
 
+def model(problem: TritonProblem, gpu: Gpu, schedule: str) -> Model:
+    """Every tiling of a schedule that fits the GPU."""
+    return (fused_model if schedule == FUSED else alternating_model)(problem, gpu)
+
+
 def predict(problem: TritonProblem, tiling: Tiling) -> Prediction:
     """What the compiler will need."""
     threads = WARP * tiling.num_warps
@@ -285,9 +290,9 @@ def choose(problem: TritonProblem, gpu: Gpu) -> Chosen:
 
 def tilings(problem: TritonProblem, gpu: Gpu, schedule: str) -> list[Tiling]:
     """Every tiling of a schedule that fits. Raises Infeasible, with the limits, where none does."""
-    model = (fused_model if schedule == FUSED else alternating_model)(problem, gpu)
-    model.solve()
-    return [tiling_of(solution) for solution in model.solutions()]
+    solved = model(problem, gpu, schedule)
+    solved.solve()
+    return [tiling_of(solution) for solution in solved.solutions()]
 
 
 def cheapest(problem: TritonProblem, gpu: Gpu, schedule: str) -> Tiling:

@@ -8,7 +8,7 @@ them busy, for inputs that are read twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -90,6 +90,12 @@ class TritonScanProblem:
         return f"{self.kind} {self.direction}"
 
     @property
+    def padded(self) -> int:
+        """The width as programs divide it: a power of two."""
+        fewest = FEWEST if self.kind == ATTENTION else WARP
+        return max(fewest, 1 << (self.width - 1).bit_length())
+
+    @property
     def streams(self) -> tuple[int, int]:
         """Tensors of a row's size that `finish` reads and writes; `totals` reads one less."""
         if self.direction == BACKWARD:
@@ -101,10 +107,9 @@ def model(problem: TritonScanProblem, gpu: Gpu) -> Model:
     """Every tiling that fits the GPU. Never empty."""
     m = Model(f"{problem.name} on sm_{gpu.sm}")
     attention = problem.kind == ATTENTION
-    padded = max(FEWEST if attention else WARP, 1 << (problem.width - 1).bit_length())
     widths = CHANNELS if attention else LINEAR_CHANNELS
     t = m.int_var("t_per_block", STEPS if attention else LINEAR_STEPS)
-    d = m.int_var("d_per_program", [c for c in widths if c <= padded])
+    d = m.int_var("d_per_program", [c for c in widths if c <= problem.padded])
     m.int_var("t_per_chunk", _chunks(problem.T))
     warps = m.int_var("num_warps", WARPS)
     numbers = t * d if attention else t * d * _numbers(problem)
@@ -189,12 +194,27 @@ def cost(config: Mapping[str, int], problem: TritonScanProblem, gpu: Gpu) -> flo
     return max(memory, chain) + OVERLAP * min(memory, chain) + launches
 
 
+def tilings(problem: TritonScanProblem, gpu: Gpu) -> list[TritonScanTiling]:
+    """Every tiling that fits. The rows take no part."""
+    return [TritonScanTiling.of_config(s) for s in model(problem, gpu).solutions()]
+
+
 @lru_cache(maxsize=1024)
 def cheapest(problem: TritonScanProblem, gpu: Gpu) -> TritonScanTiling:
     """The cheapest tiling by cost."""
-    solutions = model(problem, gpu).solutions()
-    best = min(solutions, key=lambda s: (cost(s, problem, gpu), sorted(s.items())))
-    return TritonScanTiling.of_config(best)
+    return cheapest_of(problem, gpu, tilings(problem, gpu))
+
+
+def cheapest_of(
+    problem: TritonScanProblem, gpu: Gpu, among: Sequence[TritonScanTiling]
+) -> TritonScanTiling:
+    """The cheapest by cost of some tilings, at least one."""
+
+    def key(tiling: TritonScanTiling) -> tuple[float, list[tuple[str, int]]]:
+        config = tiling.as_config()
+        return cost(config, problem, gpu), sorted(config.items())
+
+    return min(among, key=key)
 
 
 def _chunks(T: int) -> list[int]:

@@ -4,9 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from flashrnn.runtime import scratch
+from flashrnn.packs import pack
+from flashrnn.runtime import scratch, triton_kernels, triton_scan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture
+def own_packs(tmp_path, monkeypatch):
+    """An empty cache directory, and nothing known of the packs and plans of others."""
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(triton_kernels, "_plans", {})
+    monkeypatch.setattr(triton_scan, "_plans", {})
+    pack._read.cache_clear()
+    yield
+    pack._read.cache_clear()
 
 
 @pytest.fixture
