@@ -7,20 +7,25 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from autotune.compiler_report import Report, tool_version
+from autotune.compiler_report import Report, report, tool_version
 from autotune.compiling import Job, Made, Run, attempt
 from autotune.gpu import Gpu
 from autotune.registry import Origin, resolve
 from autotune.space import Candidate, Options
 from flashrnn.emit.triton import TF32
-from flashrnn.packs import CELLS, SCANS, Kind, Pack
+from flashrnn.errors import CompilerError
+from flashrnn.packs import CELLS, CUDA, SCANS, Kind, Pack
 from flashrnn.packs.kind import Choice, Section
 from flashrnn.packs.pack import KINDS
+from flashrnn.runtime.cuda_compile import compile_for, compiler_version
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS
+from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda_latency import Tiling as CudaTiling
 from flashrnn.tiling.triton import FUSED, TritonProblem
 from flashrnn.tiling.triton_scan import TritonScanProblem
 from flashrnn.triton_tunable import TritonKernel
 
+SPILLS = "it spills"
 BY_MODEL, BY_REPORT = "cost model", "cost model and the compiler's report"
 # What a pack is asked for: problems of each kind of kernels, by its name.
 Asked = Mapping[str, Sequence[Any]]
@@ -36,8 +41,8 @@ Judged = dict[tuple[str, str, Any], str]
 
 def by_model(asked: Asked, gpu: Gpu) -> Pack:
     """A pack of the cost model's choices."""
-    sections = {name: Section(KINDS[name].choices(p, gpu)) for name, p in asked.items()}
-    return Pack(gpu.fingerprint, BY_MODEL, versions(compiled=False), sections)
+    sections = {name: Section(BY_MODEL, KINDS[name].choices(p, gpu)) for name, p in asked.items()}
+    return Pack(gpu.fingerprint, versions({}), sections)
 
 
 def by_report(asked: Asked, gpu: Gpu, judged: Judged, faults: Faults, told: Told) -> Pack:
@@ -49,7 +54,7 @@ def by_report(asked: Asked, gpu: Gpu, judged: Judged, faults: Faults, told: Told
         name: _settled(KINDS[name], problems, gpu, judged, faults, told)
         for name, problems in asked.items()
     }
-    return Pack(gpu.fingerprint, BY_REPORT, versions(compiled=True), sections)
+    return Pack(gpu.fingerprint, versions(asked), sections)
 
 
 def _settled(
@@ -72,7 +77,7 @@ def _settled(
             judged[new[done]] = fault
             told(kernels[done], fault, done + 1, len(new))
         again = {at[1] for at in new if judged[at]}
-    return Section(chosen, _wrong(kind, judged))
+    return Section(BY_REPORT, chosen, _wrong(kind, judged))
 
 
 def _kernels(
@@ -94,32 +99,54 @@ def _wrong(kind: Kind[Any, Any], judged: Judged) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def compiling(run: Run, gpu: Gpu) -> Faults:
-    """The faults that autotune's compilers find."""
+def compiling(run: Run | None, gpu: Gpu) -> Faults:
+    """The faults that NVRTC finds in CUDA kernels, and in Triton's autotune's compilers, `run`."""
 
     def faults(kernels: Sequence[Kernel]) -> Iterator[str]:
-        jobs = [jobs_of(kernel, gpu) for kernel in kernels]
-        made = run([job for each in jobs for job in each])
-        for each in jobs:
-            found = [fault(job, next(made)) for job in each]
-            yield next(filter(None, found), "")
+        if kernels and kernels[0][0] is CUDA:
+            yield from (_by_nvrtc(problem, tiling, gpu) for _, problem, tiling in kernels)
+        elif kernels:
+            assert run is not None
+            yield from _by_triton(kernels, gpu, run)
 
+    return faults
+
+
+def _by_triton(kernels: Sequence[Kernel], gpu: Gpu, run: Run) -> Iterator[str]:
     def fault(job: Job, first: Made) -> str:
         # a second time where there is no report: it may have been the machine, which was busy
         made = first if isinstance(first, Report) else next(run([job]))
         tunable = job.origin.gpu_tunables()[job.index]
         judged = attempt(tunable, gpu, 0, Candidate(dict(job.config), 0.0), made)
         spilled = judged.report is not None and judged.report.spilled
-        return judged.failure or ("it spills" if spilled else "")
+        return judged.failure or (SPILLS if spilled else "")
 
-    return faults
+    jobs = [jobs_of(kernel, gpu) for kernel in kernels]
+    made = run([job for each in jobs for job in each])
+    for each in jobs:
+        found = [fault(job, next(made)) for job in each]
+        yield next(filter(None, found), "")
 
 
-def versions(*, compiled: bool) -> dict[str, str]:
-    """Of what takes part in choosing."""
+def _by_nvrtc(problem: CudaProblem, tiling: CudaTiling, gpu: Gpu) -> str:
+    """What is wrong with a CUDA kernel. Raises MissingExtra."""
+    try:
+        made = report(compile_for(problem, tiling, gpu.sm))
+    except CompilerError as error:
+        return str(error)
+    if not made.occupancy(gpu.architecture):
+        return f"cannot launch: {made.limiting(gpu.architecture)}"
+    return SPILLS if made.spilled else ""
+
+
+def versions(compiled: Asked) -> dict[str, str]:
+    """Of what takes part in choosing; compiled: what compilers judge."""
     found = {"flashrnn-compiler": version("flashrnn-compiler")}
-    if compiled:
+    if CUDA.name in compiled:
+        found["nvrtc"] = compiler_version().removeprefix("NVRTC ")
+    if compiled.keys() - {CUDA.name}:
         found["triton"] = version("triton")
+    if compiled:
         found |= {tool: tool_version(tool) for tool in ("ptxas", "ptxas-blackwell")}
     return found
 
@@ -134,10 +161,12 @@ def jobs_of(kernel: Kernel, gpu: Gpu) -> list[Job]:
     ]
 
 
-def first_of(asked: Asked, gpu: Gpu) -> Origin:
-    """The words of some kernel of a pack."""
-    name, problems = next(iter(asked.items()))
-    return _COMPILED[name](problems[0], gpu)[0][0]
+def first_of(asked: Asked, gpu: Gpu) -> Origin | None:
+    """The words of some kernel that a compiling process is to compile; None where none is."""
+    for name, problems in asked.items():
+        if name in _COMPILED:
+            return _COMPILED[name](problems[0], gpu)[0][0]
+    return None
 
 
 Compiled = list[tuple[Origin, str]]  # with the names of tunables

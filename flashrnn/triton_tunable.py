@@ -15,16 +15,14 @@ from flashrnn.dims import Dims
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.ir.cell import DENSE
 from flashrnn.options import NONE
-from flashrnn.packs import CELLS
 from flashrnn.reference import reference
-from flashrnn.runtime import selection
 from flashrnn.runtime import triton_launch as launch
 from flashrnn.runtime.arguments import of_gates, unit_weights
 from flashrnn.runtime.gpu_tensors import saved_shape
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
-from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of
+from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of, untuned
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
     ALTERNATING,
@@ -68,7 +66,7 @@ class TritonKernel:
 
     def default(self, device: Gpu) -> dict[str, int] | None:
         """What is used where nothing was tuned, if it is of this schedule."""
-        used = selection.untuned(CELLS, self.problem_, device).tiling
+        used = untuned(self.problem_, device).tiling
         return used.as_config() if schedule_of(used) == self.schedule else None
 
     def tiling(self, config: Config) -> Tiling:

@@ -35,9 +35,11 @@ Choice = Classes[Classes[TilingT]]
 class Section(Generic[TilingT]):
     """What a pack holds of one kind, by `key_of` a problem.
 
-    rejected: kernels, as `kernel_of` a tiling, that the compiler's report ruled out.
+    chosen_by: what chose, in words. rejected: kernels, as `kernel_of` a tiling, that the compiler's
+    report ruled out.
     """
 
+    chosen_by: str
     choices: Mapping[str, Choice[TilingT]]
     rejected: Mapping[str, tuple[TilingT, ...]] = field(default_factory=dict)
 
@@ -57,7 +59,7 @@ class Kind(ABC, Generic[ProblemT, TilingT]):
 
     @abstractmethod
     def tiling_of(self, config: Mapping[str, int]) -> TilingT:
-        """The tiling with these fields. Raises TypeError for those of none."""
+        """The tiling with these fields. Raises TypeError and ValueError for those of none."""
 
     @abstractmethod
     def model(self, tiling: TilingT, problem: ProblemT, gpu: Gpu) -> Model:
@@ -80,7 +82,10 @@ class Kind(ABC, Generic[ProblemT, TilingT]):
     def fits(self, tiling: TilingT, problem: ProblemT, gpu: Gpu) -> bool:
         """Whether the model admits it; nothing is solved."""
         model, config = self.model(tiling, problem, gpu), tiling.as_config()
-        inside = all(config[name] in v.domain for name, v in model.variables.items())
+        inside = all(
+            type(config[name]) is int and config[name] in variable.domain
+            for name, variable in model.variables.items()
+        )
         return inside and not model.check(config)
 
     def usable(self) -> bool:

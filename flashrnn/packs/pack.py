@@ -21,6 +21,7 @@ from autotune.cache import cache_directory
 from autotune.errors import CacheWarning
 from autotune.gpu import Gpu
 from flashrnn.packs.cells import CELLS
+from flashrnn.packs.cuda import CUDA
 from flashrnn.packs.kind import (
     Choice,
     ChosenT,
@@ -35,19 +36,18 @@ from flashrnn.packs.scans import SCANS
 
 VERSION = 2
 SHIPPED = Path(__file__).parent
-KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in (CELLS, SCANS)}
+KINDS: Mapping[str, Kind[Any, Any]] = {kind.name: kind for kind in (CELLS, SCANS, CUDA)}
 
 
 @dataclass(frozen=True)
 class Pack:
     """The tilings for one GPU.
 
-    fingerprint: the GPU's. chosen_by: what chose, in words; versions: of what took part.
-    sections: what is held of each kind, by its name.
+    fingerprint: the GPU's. versions: of what took part in choosing. sections: what is held of each
+    kind, by its name.
     """
 
     fingerprint: str
-    chosen_by: str
     versions: Mapping[str, str]
     sections: Mapping[str, Section[Any]]
 
@@ -85,7 +85,8 @@ def lookup(kind: Kind[ProblemT, TilingT], problem: ProblemT, gpu: Gpu) -> Found[
         if found is None:
             continue
         if kind.fits(found, problem, gpu):
-            return Found(found, f"the pack {path.name} by the {pack.chosen_by}")
+            chosen_by = pack.sections[kind.name].chosen_by
+            return Found(found, f"the pack {path.name} by the {chosen_by}")
         _ignored(path, f"{found} does not fit {kind.key_of(problem)}")
     return None
 
@@ -118,7 +119,6 @@ def read(path: Path) -> Pack:
             raise ValueError(f"it is of version {data['version']!r}, this library reads {VERSION}")
         return Pack(
             fingerprint=str(data["fingerprint"]),
-            chosen_by=str(data["chosen_by"]),
             versions=dict(data["versions"]),
             sections={name: _section(KINDS[name], e) for name, e in data["kernels"].items()},
         )
@@ -146,7 +146,6 @@ def text(pack: Pack) -> str:
     head = {
         "version": VERSION,
         "fingerprint": pack.fingerprint,
-        "chosen_by": pack.chosen_by,
         "measured": False,
         "versions": dict(pack.versions),
     }
@@ -158,21 +157,31 @@ def text(pack: Pack) -> str:
 def _text(section: Section[Any]) -> str:
     every = {t for choice in section.choices.values() for _, inner in choice for _, t in inner}
     every |= {t for rejected in section.rejected.values() for t in rejected}
-    listed = sorted(every, key=lambda t: sorted(asdict(t).items()))
+    listed = sorted(every, key=lambda t: (list(asdict(t)), list(asdict(t).values())))
     at = {tiling: number for number, tiling in enumerate(listed)}
     choices: dict[str, list[str]] = {}  # those that agree together
     for key, choice in sorted(section.choices.items()):
         classes = [[outer, [[most, at[t]] for most, t in inner]] for outer, inner in choice]
         choices.setdefault(_json(classes), []).append(key)
     parts = {
-        "tilings": [json.dumps(asdict(t)) for t in listed],
+        "tilings": _tables(listed),
         "choices": [f"[{_json(keys)},{classes}]" for classes, keys in choices.items()],
         "rejected": [
             _json([key, sorted(at[t] for t in entry)])
             for key, entry in sorted(section.rejected.items())
         ],
     }
-    return ",\n".join(f'  "{name}": {_lines(lines)}' for name, lines in parts.items())
+    listed_parts = (f'  "{name}": {_lines(lines)}' for name, lines in parts.items())
+    return ",\n".join([f'  "chosen_by": {_json(section.chosen_by)}', *listed_parts])
+
+
+def _tables(listed: Collection[Any]) -> list[str]:
+    """Tilings with the same fields together, numbered across tables."""
+    rows: dict[str, list[str]] = {}
+    for tiling in listed:
+        config = asdict(tiling)
+        rows.setdefault(_json(list(config)), []).append(_json(list(config.values())))
+    return [f'{{"fields":{fields},"rows":{_lines(lines)}}}' for fields, lines in rows.items()]
 
 
 def _json(value: Any) -> str:
@@ -184,14 +193,19 @@ def _lines(lines: Collection[str]) -> str:
 
 
 def _section(kind: Kind[Any, TilingT], entry: Mapping[str, Any]) -> Section[TilingT]:
-    listed = [_tiling(kind, config) for config in entry["tilings"]]
+    listed = [
+        _tiling(kind, dict(zip(table["fields"], row, strict=True)))
+        for table in entry["tilings"]
+        for row in table["rows"]
+    ]
     choices: dict[str, Choice[TilingT]] = {}
     for keys, outer in entry["choices"]:
         choice = _classes(
             (most, _classes((size, listed[at]) for size, at in inner)) for most, inner in outer
         )
         choices |= dict.fromkeys(keys, choice)
-    return Section(choices, {key: tuple(listed[at] for at in e) for key, e in entry["rejected"]})
+    rejected = {key: tuple(listed[at] for at in e) for key, e in entry["rejected"]}
+    return Section(str(entry["chosen_by"]), choices, rejected)
 
 
 def _tiling(kind: Kind[Any, TilingT], config: Mapping[str, Any]) -> TilingT:

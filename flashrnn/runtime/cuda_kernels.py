@@ -1,16 +1,19 @@
-"""Which CUDA kernel serves a call: the tiling by the model, compiled and loaded once."""
+"""Which CUDA kernel serves a call: its tiling by a pack or the model, compiled and loaded once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from autotune.gpu import Gpu
+from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.emit.cuda import CLUSTER, GRID
 from flashrnn.errors import BackendError, TilingError
 from flashrnn.ir.cell import Cell
+from flashrnn.packs import CUDA
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_cache import cubin_of
 from flashrnn.runtime.cuda_driver import Argument, Function, Shape
@@ -113,14 +116,12 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
 
 
 def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan | StepPlan:
-    """The schedule with the shortest predicted time of those that the driver can hold.
+    """The first of the choices that the driver can hold.
 
     Where there is none, a launch per step, if the cell has a product.
     """
-    left = [schedule for schedule in SCHEDULES if fits(problem, gpu, schedule)]
     told: list[str] = []
-    while left:
-        tiling = choose(problem, gpu, left)
+    for tiling in _choices(problem, gpu):
         function = _loaded(problem, tiling, gpu.sm, device)
         resident = function.resident(gpu.sms)
         blocks = 1 if isinstance(tiling, BlockTiling) else tiling.blocks
@@ -133,7 +134,6 @@ def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan | Ste
             f"{shape.threads} threads, {function.registers} registers per thread and "
             f"{shape.shared_bytes:,} bytes of shared memory, of which {gpu.name} holds {resident}"
         )
-        left.remove(schedule)
     if not problem.products:
         if not told:
             choose(problem, gpu)  # which says what rules each schedule out
@@ -142,6 +142,20 @@ def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan | Ste
     source, needed = cuda_step.source_of(problem, step), cuda_step.predict(step)
     shape = Shape(needed.threads, needed.shared_bytes)
     return StepPlan(step, _function(problem, source, shape, gpu.sm, device))
+
+
+def _choices(problem: CudaProblem, gpu: Gpu) -> Iterator[Tiling]:
+    """A pack's tiling; then of each schedule that is left the model's, the quickest first."""
+    left = list(SCHEDULES)
+    found = packs.lookup(CUDA, problem, gpu)
+    if found is not None:  # nothing is solved
+        yield found.tiling
+        left.remove(schedule_of(found.tiling))
+    left = [schedule for schedule in left if fits(problem, gpu, schedule)]
+    while left:
+        tiling = choose(problem, gpu, left)
+        yield tiling
+        left.remove(schedule_of(tiling))
 
 
 def _groups(problem: CudaProblem, tiling: Tiling, gpu: Gpu, resident: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from autotune import cache
 from autotune.gpu import Gpu
 from constrint import Infeasible
+from flashrnn import packs
 from flashrnn.dims import Dims
 from flashrnn.emit.cuda import BACKWARD, TRAINING
 from flashrnn.errors import FlashRNNError
@@ -24,6 +25,7 @@ from flashrnn.runtime import triton_kernels
 from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of, precision_of
 from flashrnn.runtime.registry import unsupported_transform
+from flashrnn.runtime.selection import UNMEASURED
 from flashrnn.runtime.triton_check import check_triton
 from flashrnn.tiling import triton as triton_tiling
 from flashrnn.tiling.cuda import ROWS, CudaProblem
@@ -80,7 +82,8 @@ def _ranked(problem: TritonProblem, gpu: Gpu, triton: bool, _generation: int) ->
     what = f"a CUDA kernel per step and a product of the library: none holds a head on {gpu.name}"
     if fused:
         what = f"CUDA kernels hold R of a head on {gpu.name}"
-    what += "; their tiling is model-chosen, not measured"
+    found = packs.lookup(packs.CUDA, _as_cuda(problem), gpu)
+    what += f"; their tiling is {UNMEASURED}" + (f": {found.by}" if found else "")
     if not triton:
         return CUDA, what
     by_triton = _triton_reason(problem, gpu)
@@ -119,7 +122,10 @@ def _cuda_seconds(problem: CudaProblem, gpu: Gpu) -> tuple[float, bool]:
     total, fused = 0.0, True
     for direction in (TRAINING, BACKWARD):
         one, found = replace(problem, direction=direction), []
-        for schedule in SCHEDULES:  # `choose` would look for why none fits
+        held = packs.lookup(packs.CUDA, one, gpu)
+        if held is not None:
+            found.append(seconds(one, held.tiling, gpu))
+        for schedule in SCHEDULES if held is None else ():  # `choose` would look for why none fits
             with suppress(Infeasible):
                 found.append(seconds(one, cheapest(one, gpu, schedule), gpu))
         fused = fused and bool(found)

@@ -71,6 +71,11 @@ def select(problem: TritonProblem, gpu: Gpu) -> Selected[Tiling]:
     return selection.select(CELLS, problem, gpu, problem_key(problem))
 
 
+def untuned(problem: TritonProblem, gpu: Gpu) -> Selected[Tiling]:
+    """What a pack holds for this problem, else the cost model's choice."""
+    return selection.untuned(CELLS, problem, gpu)
+
+
 def problem_key(problem: TritonProblem) -> dict[str, int | str]:
     """What a tuned tiling is remembered under, of whichever schedule."""
     dims, program = problem.dims, problem.program

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -93,11 +93,27 @@ def cheapest(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> T
 
     spare: registers to leave beside the estimate. Raises Infeasible where nothing fits.
     """
+    return cheapest_of(problem, gpu, tilings(problem, gpu, schedule, spare))
+
+
+def tilings(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> list[Tiling]:
+    """Every tiling of a schedule that fits. Raises Infeasible where none does."""
     solved = model(problem, gpu, schedule, spare)
     solved.solve()
-    fitting = [_tiling(solution, schedule) for solution in solved.solutions()]
-    # among equals the one that reads the least of R from shared memory
-    return min(fitting, key=lambda t: (seconds(problem, t, gpu), -t.k_tiles_in_registers, t.warps))
+    return [_tiling(solution, schedule) for solution in solved.solutions()]
+
+
+def cheapest_of(problem: CudaProblem, gpu: Gpu, among: Sequence[Tiling]) -> Tiling:
+    """The one with the shortest predicted time of some tilings, at least one.
+
+    Among equals the first of SCHEDULES, and what reads the least of R from shared memory.
+    """
+
+    def key(tiling: Tiling) -> tuple[float, int, int, int]:
+        held, schedule = tiling.k_tiles_in_registers, SCHEDULES.index(schedule_of(tiling))
+        return seconds(problem, tiling, gpu), schedule, -held, tiling.warps
+
+    return min(among, key=key)
 
 
 def _tiling(solution: Mapping[str, int], schedule: str) -> Tiling:
@@ -119,7 +135,7 @@ def choose(
         with suppress(Infeasible):
             found.append(cheapest(problem, gpu, schedule, spare))
     if found:
-        return min(found, key=lambda t: seconds(problem, t, gpu))
+        return cheapest_of(problem, gpu, found)
     # looked for only here: what excludes what takes longer to find than what fits
     reasons = [f"in {IN_WORDS[s]}: {_limits(problem, gpu, s, spare)}" for s in schedules]
     most = max(largest(problem, gpu, schedule) for schedule in schedules)

@@ -167,6 +167,7 @@ def test_auto_ranks_by_the_models(gpu, monkeypatch) -> None:
         gpu_choice._ranked.cache_clear()
         choice = choose_backend(x, lstm)
         assert choice.backend == backend
+        assert "the pack h100-sxm.json by the cost model" in choice.reason
         assert (
             f"µs by Triton and {1e6 * predicted:.3g} µs by CUDA kernels"
             in choice.reason.replace("per step, forward and backward, ", "")

@@ -11,9 +11,10 @@ from flashrnn.dtypes import BFLOAT16
 from flashrnn.emit.cpp import FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.emit.triton import TRAINING
-from flashrnn.packs import CELLS, SCANS, cells, scans
+from flashrnn.packs import CELLS, CUDA, SCANS, cells, cuda, scans
 from flashrnn.packs.pack import read
 from flashrnn.passes.lower import lower
+from flashrnn.tiling.cuda import BlockTiling, CudaProblem
 from flashrnn.tiling.triton import FusedTiling, TritonProblem
 from flashrnn.tiling.triton_scan import TritonScanProblem
 
@@ -24,7 +25,21 @@ T4 = Device.named("t4")
 def test_the_command_writes_one(tmp_path, capsys, monkeypatch) -> None:
     every = scans.problems
     monkeypatch.setattr(scans, "problems", lambda: every((64,)))
-    assert main(["pack", "--device", "t4", "--kernels", "elman", "scan-attention"]) == 0
+    assert (
+        main(
+            [
+                "pack",
+                "--device",
+                "t4",
+                "--kernels",
+                "elman",
+                "scan-attention",
+                "--backend",
+                "triton",
+            ]
+        )
+        == 0
+    )
     path = tmp_path / "packs" / "t4.json"
     assert str(path) in capsys.readouterr().out
     problem = TritonProblem(lower(elman), TRAINING, BFLOAT16, Dims(16, 1, 4, 64))
@@ -34,9 +49,32 @@ def test_the_command_writes_one(tmp_path, capsys, monkeypatch) -> None:
     assert read(path).versions["flashrnn-compiler"]
 
 
+def test_the_command_compiles_cuda_kernels(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
+    asked = {CUDA.name: cuda.problems([elman], (64,))[-1:]}
+    monkeypatch.setattr(pack_command, "asked_for", lambda *_: asked)
+    assert main(["pack", "--device", "l4", "--backend", "cuda", "--compile"]) == 0
+    made = read(tmp_path / "packs" / "l4.json")
+    assert made.versions.keys() >= {"nvrtc", "ptxas"}
+    assert made.sections[CUDA.name].chosen_by == pack_check.BY_REPORT
+    assert made.sections[CUDA.name].choices.keys() == {CUDA.key_of(p) for p in asked[CUDA.name]}
+
+
+def test_what_is_wrong_with_a_cuda_kernel() -> None:
+    """With all of R in registers of four warps, which spills; and in eight's, which does not."""
+    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
+    problem = CudaProblem(lower(elman), TRAINING, BFLOAT16, Dims(16, 1, 1, 256))
+    faults = pack_check.compiling(None, Device.named("h100-sxm"))
+    kernels = [(CUDA, problem, BlockTiling(*sizes)) for sizes in ((4, 8, 16), (8, 4, 4))]
+    assert list(faults(kernels)) == [pack_check.SPILLS, ""]
+
+
 def test_the_command_writes_what_is_asked_for(tmp_path, capsys) -> None:
-    assert main(["pack", "--device", "t4", "--kernels", "elman"]) == 0
+    assert main(["pack", "--device", "t4", "--kernels", "elman", "--backend", "triton"]) == 0
     assert read(tmp_path / "packs" / "t4.json").sections.keys() == {CELLS.name}
+    nothing = ["pack", "--device", "t4", "--kernels", "scan-attention", "--backend", "cuda"]
+    assert main(nothing) == 2
+    assert "no kernels of back end cuda" in capsys.readouterr().err
     assert main(["pack", "--device", "t5"]) == 2
     assert "t4" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -47,11 +85,11 @@ def test_the_command_writes_what_is_asked_for(tmp_path, capsys) -> None:
 def test_the_command_compiles(tmp_path, monkeypatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     asked = {CELLS.name: cells.problems([elman], (16,))[:1], SCANS.name: scans.problems((16,))[:1]}
-    monkeypatch.setattr(pack_command, "asked_for", lambda _: asked)
+    monkeypatch.setattr(pack_command, "asked_for", lambda *_: asked)
     words = ["pack", "--device", "l4", "--compile", "--jobs", "1", "--timeout", "200"]
     assert main(words) == 0
     made = read(tmp_path / "packs" / "l4.json")
-    assert made.chosen_by == pack_check.BY_REPORT
+    assert {s.chosen_by for s in made.sections.values()} == {pack_check.BY_REPORT}
     assert made.versions.keys() >= {"triton", "ptxas"}
     (choice,) = made.sections[CELLS.name].choices.values()
     assert all(isinstance(t, FusedTiling) for _, classes in choice for _, t in classes)

@@ -63,7 +63,8 @@ try:
 except flashrnn.BackendError as error:
     print(error)
 print(autotune.cli.main(["compile", "lstm", "--device", "l4"]))
-print(flashrnn.cli.main(["pack", "--device", "l4", "--cells", "elman", "--output", sys.argv[1]]))
+words = ["pack", "--device", "l4", "--kernels", "elman", "--backend", "triton"]
+print(flashrnn.cli.main([*words, "--output", sys.argv[1]]))
 """
 
 

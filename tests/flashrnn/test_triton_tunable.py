@@ -13,9 +13,8 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import GPU_BY_NAME
 from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
 from flashrnn.families import gru_family, lstm_family
-from flashrnn.packs import CELLS
 from flashrnn.passes.lower import lower
-from flashrnn.runtime import selection, triton_kernels
+from flashrnn.runtime import triton_kernels
 from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, TritonProblem, cheapest
 from flashrnn.triton_tunable import TritonKernel, _KernelRunner, kernels_for
 
@@ -101,7 +100,7 @@ def test_a_remembered_tiling_of_another_version_is_ignored(tmp_path, monkeypatch
         CacheWarning, match=r"ignored a tuned tiling of lstm-\w+ backward triton: .*'rows'"
     ):
         selected = triton_kernels.select(problem, H100)
-    assert selected == selection.untuned(CELLS, problem, H100)
+    assert selected == triton_kernels.untuned(problem, H100)
 
 
 @pytest.mark.parametrize("source", ["emit_fused", "emit_alternating"])

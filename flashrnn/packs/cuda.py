@@ -1,0 +1,122 @@
+"""In packs: the CUDA kernels of cells.
+
+D is as it is. Of B and N counts how many heads of 16 rows there are, rounded up to powers of two:
+by the latency model the choice depends on no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+from autotune.gpu import Gpu
+from constrint import Infeasible, Model
+from flashrnn.dims import Dims
+from flashrnn.dtypes import BFLOAT16, FLOAT32, GPU_BY_NAME
+from flashrnn.emit.cuda import BACKWARD, CLUSTER, DIRECTIONS, GRID, TRAINING
+from flashrnn.ir.cell import Cell
+from flashrnn.packs.kind import Choice, Kind, classes, powers
+from flashrnn.passes.lower import lower
+from flashrnn.tiling.cuda import ROWS, BlockTiling, CudaProblem
+from flashrnn.tiling.cuda_choice import (
+    SCHEDULES,
+    cheapest_of,
+    choose,
+    model,
+    schedule_of,
+    tilings,
+)
+from flashrnn.tiling.cuda_latency import Tiling
+from flashrnn.tiling.cuda_spread import SpreadTiling
+
+HEAD_DIMS = (64, 128, 256, 512, 1024)
+# Beyond so many items every GPU is full, and one more wave is as long as the others.
+MOST_ITEMS = 1024
+
+
+class CudaKernels(Kind[CudaProblem, Tiling]):
+    """Filed by cell, direction, dtype and D; then by items."""
+
+    name = "cuda"
+
+    def key_of(self, problem: CudaProblem) -> str:
+        cell, dtype = problem.program.cell.key, problem.dtype.name
+        return f"{cell} {problem.direction} {dtype} {problem.dims.D}"
+
+    def sizes_of(self, problem: CudaProblem) -> tuple[int, int]:
+        return 1, problem.dims.N * -(-problem.dims.B // ROWS)
+
+    def tiling_of(self, config: Mapping[str, int]) -> Tiling:
+        fields: dict[str, Any] = dict(config)
+        if "exchange" not in fields:
+            return BlockTiling(**fields)
+        if fields["exchange"] not in (CLUSTER, GRID):
+            raise ValueError(f"the exchange {fields['exchange']!r} is neither of {CLUSTER}, {GRID}")
+        return SpreadTiling(**fields)
+
+    def model(self, tiling: Tiling, problem: CudaProblem, gpu: Gpu) -> Model:
+        return model(problem, gpu, schedule_of(tiling))
+
+    def best(self, problem: CudaProblem, gpu: Gpu) -> Tiling:
+        return choose(problem, gpu)
+
+    def choice(
+        self, problem: CudaProblem, gpu: Gpu, rejected: Collection[Tiling] = ()
+    ) -> Choice[Tiling]:
+        """Empty where no schedule holds a head."""
+        # all that the models ask of a direction and a dtype, so that one answer serves several
+        forward = problem.direction != BACKWARD
+        alike = replace(
+            problem,
+            direction=TRAINING if forward else BACKWARD,
+            dtype=FLOAT32 if problem.dtype == FLOAT32 else BFLOAT16,
+        )
+        return _choice(alike, gpu, frozenset(rejected))
+
+    def kernel_of(self, tiling: Tiling) -> Tiling:
+        return tiling
+
+
+CUDA = CudaKernels()
+
+
+def problems(cells: Sequence[Cell], head_dims: Sequence[int] = HEAD_DIMS) -> list[CudaProblem]:
+    """One for each entry of a pack."""
+    return [
+        CudaProblem(lower(cell), direction, dtype, Dims(ROWS, 1, 1, D))
+        for cell, direction, dtype, D in product(cells, DIRECTIONS, GPU_BY_NAME.values(), head_dims)
+    ]
+
+
+@lru_cache(maxsize=256)
+def _choice(problem: CudaProblem, gpu: Gpu, rejected: frozenset[Tiling]) -> Choice[Tiling]:
+    def at(items: int) -> CudaProblem:
+        return replace(problem, dims=Dims(ROWS, 1, items, problem.dims.D))
+
+    by_blocks: dict[tuple[str, int], list[Tiling]] = {}
+    for tiling in _fitting(at(1), gpu):
+        if tiling not in rejected:
+            by_blocks.setdefault(_blocks(tiling), []).append(tiling)
+    # of those that share a head among as many blocks, one is the cheapest for any items
+    left = [cheapest_of(at(1), gpu, among) for among in by_blocks.values()]
+    if not left:
+        return ()
+    return ((None, classes(powers(1, MOST_ITEMS), lambda n: cheapest_of(at(n), gpu, left))),)
+
+
+@lru_cache(maxsize=4)
+def _fitting(problem: CudaProblem, gpu: Gpu) -> list[Tiling]:
+    """Of all schedules. Remembered for when some of them are rejected."""
+    found: list[Tiling] = []
+    for schedule in SCHEDULES:
+        with suppress(Infeasible):
+            found += tilings(problem, gpu, schedule)
+    return found
+
+
+def _blocks(tiling: Tiling) -> tuple[str, int]:
+    return schedule_of(tiling), 1 if isinstance(tiling, BlockTiling) else tiling.blocks

@@ -1,0 +1,171 @@
+"""CUDA kernels in packs: what they hold is what the model chooses, and plans take it unsolved."""
+
+from dataclasses import replace
+
+import pytest
+
+from autotune.device import Device
+from autotune.errors import CacheWarning
+from flashrnn import pack_check, packs
+from flashrnn.cells import elman, lstm
+from flashrnn.dims import Dims
+from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from flashrnn.emit.cuda import BACKWARD, GRID, INFERENCE, TRAINING
+from flashrnn.pack_command import CELLS
+from flashrnn.packs import CUDA, cuda
+from flashrnn.packs.kind import Section
+from flashrnn.packs.pack import SHIPPED, Pack, read, write
+from flashrnn.passes.lower import lower
+from flashrnn.runtime import cuda_kernels
+from flashrnn.tiling.cuda import BlockTiling, CudaProblem
+from flashrnn.tiling.cuda_choice import choose, schedule_of
+from flashrnn.tiling.cuda_spread import SpreadTiling
+
+pytestmark = pytest.mark.usefixtures("own_packs")
+GPUS = ("a100-40-sxm", "h100-sxm", "l4", "rtx-4090")
+H100 = Device.named("h100-sxm")
+OTHER = SpreadTiling(GRID, 32, 2, 1, 1, 1, 0)  # fits, and is not what the model likes
+
+
+def problem_of(B=16, N=1, D=64, dtype=BFLOAT16, direction=TRAINING, cell=lstm):
+    return CudaProblem(lower(cell), direction, dtype, Dims(B, 1, N, D))
+
+
+def mine(tmp_path, choices, fingerprint=H100.fingerprint):
+    path = tmp_path / "packs" / "h100-sxm.json"
+    write(Pack(fingerprint, {}, {CUDA.name: Section("test", choices)}), path)
+    return path
+
+
+def always(tiling):
+    """A choice for all sizes."""
+    return ((None, ((None, tiling),)),)
+
+
+def regenerated(name, own, head_dims) -> None:
+    shipped = read(SHIPPED / f"{name}.json").sections[CUDA.name]
+    again = CUDA.choices(cuda.problems(own, head_dims), Device.named(name), shipped.rejected)
+    assert again == {key: shipped.choices[key] for key in again}
+
+
+def test_a_sample_is_what_is_chosen_again() -> None:
+    regenerated("h100-sxm", [elman], (64,))
+    regenerated("l4", [lstm], (1024,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPUS)
+def test_all_are_what_is_chosen_again(name) -> None:
+    regenerated(name, list(CELLS.values()), cuda.HEAD_DIMS)
+
+
+@pytest.mark.parametrize(
+    ("direction", "dtype", "D"),
+    [(INFERENCE, FLOAT16, 64), (TRAINING, FLOAT32, 64), (BACKWARD, BFLOAT16, 128)],
+)
+def test_classes_choose_as_the_model_does(direction, dtype, D) -> None:
+    """Where there is a power of two of heads and rows; whatever direction and dtype share."""
+    problem = problem_of(D=D, dtype=dtype, direction=direction, cell=elman)
+    choices = CUDA.choices([problem], H100)
+    held = Pack(H100.fingerprint, {}, {CUDA.name: Section("test", choices)})
+    for B, N in ((16, 1), (5, 8), (32, 64), (16, 1024)):
+        sizes = replace(problem, dims=Dims(B, 1, N, D))
+        assert held.tiling(CUDA, sizes) == choose(sizes, H100), (B, N)
+    assert CUDA.sizes_of(problem_of(33, 3)) == (1, 9)  # 3 heads x 3 tiles of 16 rows
+    assert held.tiling(CUDA, replace(problem, dims=Dims(16, 1, 1, D - 1))) is None
+
+
+def test_heads_that_no_schedule_holds_have_no_tiling() -> None:
+    huge, l4 = problem_of(D=1024, dtype=FLOAT32, direction=BACKWARD), Device.named("l4")
+    assert CUDA.choice(huge, l4) == ()
+    assert packs.lookup(CUDA, huge, l4) is None
+    assert packs.lookup(CUDA, huge, H100) is not None
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_what_is_shipped_fits(name) -> None:
+    gpu = Device.named(name)
+    for D in (64, 256, 1024):
+        for direction in (TRAINING, BACKWARD):
+            problem = problem_of(17, 3, D, FLOAT16, direction)
+            found = packs.lookup(CUDA, problem, gpu)
+            if found is None:
+                shipped = read(SHIPPED / f"{name}.json").sections[CUDA.name]
+                assert shipped.choices[CUDA.key_of(problem)] == ()
+                continue
+            assert CUDA.fits(found.tiling, problem, gpu)
+            assert f"the pack {name}.json by the cost model" in found.by
+
+
+def test_plans_take_it_and_solve_only_where_it_cannot_be_held(tmp_path, monkeypatch) -> None:
+    problem = problem_of(N=3)
+    assert choose(problem, H100) != OTHER
+    mine(tmp_path, {CUDA.key_of(problem): always(OTHER)})
+    solved = []
+    monkeypatch.setattr(cuda_kernels, "fits", lambda *_: True)
+    monkeypatch.setattr(
+        cuda_kernels,
+        "choose",
+        lambda p, gpu, left: solved.append(list(left)) or choose(p, gpu, left),
+    )
+    choices = cuda_kernels._choices(problem, H100)
+    assert next(choices) == OTHER
+    assert not solved
+    assert GRID not in [schedule_of(tiling) for tiling in choices]  # which the driver refused
+    assert [len(left) for left in solved] == [2, 1]
+    assert isinstance(
+        next(cuda_kernels._choices(problem_of(D=48), H100)), BlockTiling | SpreadTiling
+    )
+
+
+WRONG = {
+    "the exchange 'ring' is neither of": lambda t: t.replace('"grid"', '"ring"'),
+    "does not fit": lambda t: t.replace('["grid",32,2,', '["grid",32,1,'),
+    ".*does not fit": lambda t: t.replace('["grid",32,2,', '["grid","32",2,'),
+    "unexpected keyword": lambda t: t.replace('"warps_n"', '"warps_m"'),
+}
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_a_bad_pack_is_ignored_with_a_warning(why, tmp_path) -> None:
+    path = mine(tmp_path, {CUDA.key_of(problem_of()): always(OTHER)})
+    damaged = WRONG[why](path.read_text())
+    assert damaged != path.read_text()
+    path.write_text(damaged)
+    with pytest.warns(CacheWarning, match=f"is ignored, the cost model chooses: .*{why}"):
+        found = packs.lookup(CUDA, problem_of(), H100)
+    assert found.tiling != OTHER  # the shipped one
+
+
+def test_what_has_a_fault_is_chosen_again() -> None:
+    problem = problem_of(cell=elman)
+    first = choose(problem, H100)
+
+    def faults(kernels):
+        for _, _, chosen in kernels:
+            yield "it spills" if chosen == first else ""
+
+    asked = {CUDA.name: [problem]}
+    made = pack_check.by_report(asked, H100, {}, faults, lambda *_: None).sections[CUDA.name]
+    assert made.rejected == {CUDA.key_of(problem): (first,)}
+    (choice,) = made.choices.values()
+    assert first not in {t for _, classes in choice for _, t in classes}
+    assert dict(made.choices) == CUDA.choices([problem], H100, made.rejected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPUS)
+def test_kernels_of_a_pack_spill_nothing(name) -> None:
+    """A sample of what the compiler's report took part in: every ninth problem's first choice."""
+    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
+    gpu, shipped = Device.named(name), read(SHIPPED / f"{name}.json").sections[CUDA.name]
+    faults = pack_check.compiling(None, gpu)
+    kernels = [
+        (CUDA, problem, shipped.choices[CUDA.key_of(problem)][0][1][0][1])
+        for problem in cuda.problems(list(CELLS.values()))[GPUS.index(name) :: 9]
+        if shipped.choices[CUDA.key_of(problem)]
+    ]
+    found = [fault for fault in faults(kernels) if fault]
+    if shipped.chosen_by == pack_check.BY_REPORT:
+        assert not found
+    assert len(found) <= 0.1 * len(kernels)  # the model alone
