@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
-from typing import Generic
-
-from autotune import cache
-from autotune.errors import CacheWarning
 from autotune.gpu import Gpu
 from autotune.space import Problem
 from flashrnn import packs
 from flashrnn.packs.kind import Kind, ProblemT, TilingT
+from flashrnn.runtime.tuned import Selected, remembered
 
 UNMEASURED = "model-chosen, not measured"
-
-
-@dataclass(frozen=True)
-class Selected(Generic[TilingT]):
-    """A tiling and where it is from, in words. measured: whether tuning timed it."""
-
-    tiling: TilingT
-    by: str
-    measured: bool = False
 
 
 def select(
@@ -32,18 +18,8 @@ def select(
 
     tuned_as: what a tuned tiling is remembered under.
     """
-    config = cache.lookup(tuned_as, gpu)
-    if config is not None:
-        try:
-            return Selected(kind.tiling_of(config), "tuned: the fastest of those measured", True)
-        except TypeError as error:
-            warnings.warn(
-                f"ignored a tuned tiling of {tuned_as['kernel']}: {error}; "
-                "another version wrote it; tune again",
-                CacheWarning,
-                stacklevel=2,
-            )
-    return untuned(kind, problem, gpu)
+    tuned = remembered(tuned_as, gpu, str(tuned_as["kernel"]), kind.tiling_of)
+    return tuned or untuned(kind, problem, gpu)
 
 
 def untuned(kind: Kind[ProblemT, TilingT], problem: ProblemT, gpu: Gpu) -> Selected[TilingT]:

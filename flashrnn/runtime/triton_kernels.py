@@ -20,8 +20,8 @@ from flashrnn.packs import CELLS
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import gpu_tensors, selection
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of, precision_of
-from flashrnn.runtime.selection import Selected
 from flashrnn.runtime.triton_build import module_of
+from flashrnn.runtime.tuned import Selected
 from flashrnn.tiling.triton import (
     AlternatingTiling,
     FusedTiling,

@@ -17,9 +17,9 @@ from flashrnn.emit.triton_scan_linear import emit_scan_linear
 from flashrnn.packs import SCANS
 from flashrnn.runtime import selection
 from flashrnn.runtime.gpu_tensors import on_device
-from flashrnn.runtime.selection import Selected
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_kernels import device_of
+from flashrnn.runtime.tuned import Selected
 from flashrnn.tiling.triton_scan import SHORTEST_CHUNK, TritonScanProblem, TritonScanTiling
 
 Tensor = torch.Tensor

@@ -12,7 +12,7 @@ from test_triton_interpreter import ALL, DTYPES, LIBRARY, MATRIX, check_shape, n
 from flashrnn import choose_backend, flashrnn
 from flashrnn.cells import gru, lstm, slstm
 from flashrnn.runtime import triton_kernels
-from flashrnn.runtime.selection import Selected
+from flashrnn.runtime.tuned import Selected
 from flashrnn.tiling.triton import AlternatingTiling
 from flashrnn.tolerance import compare
 
