@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.compiler_report import Report, report, tool_version
 from autotune.compiling import Job, Made, Run, attempt
+from autotune.errors import ToolFailed
 from autotune.gpu import Gpu
 from autotune.registry import Origin, resolve
 from autotune.space import Candidate, Options
@@ -129,11 +130,15 @@ def _by_triton(kernels: Sequence[Kernel], gpu: Gpu, run: Run) -> Iterator[str]:
 
 
 def _by_nvrtc(problem: CudaProblem, tiling: CudaTiling, gpu: Gpu) -> str:
-    """What is wrong with a CUDA kernel. Raises MissingExtra."""
+    """What is wrong with a CUDA kernel. Raises MissingExtra, ToolFailed."""
     try:
-        made = report(compile_for(problem, tiling, gpu.sm))
+        compiled = compile_for(problem, tiling, gpu.sm)
     except CompilerError as error:
         return str(error)
+    try:
+        made = report(compiled)
+    except ToolFailed:  # it may have been the machine, which was busy
+        made = report(compiled)
     if not made.occupancy(gpu.architecture):
         return f"cannot launch: {made.limiting(gpu.architecture)}"
     return SPILLS if made.spilled else ""

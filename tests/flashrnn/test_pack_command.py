@@ -3,6 +3,7 @@
 import pytest
 
 from autotune.device import Device
+from autotune.errors import ToolFailed
 from flashrnn import pack_check, pack_command, packs
 from flashrnn.cells import elman
 from flashrnn.cli import main
@@ -60,13 +61,23 @@ def test_the_command_compiles_cuda_kernels(tmp_path, monkeypatch) -> None:
     assert made.sections[CUDA.name].choices.keys() == {CUDA.key_of(p) for p in asked[CUDA.name]}
 
 
-def test_what_is_wrong_with_a_cuda_kernel() -> None:
+def test_what_is_wrong_with_a_cuda_kernel(monkeypatch) -> None:
     """With all of R in registers of four warps, which spills; and in eight's, which does not."""
     pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
     problem = CudaProblem(lower(elman), TRAINING, BFLOAT16, Dims(16, 1, 1, 256))
     faults = pack_check.compiling(None, Device.named("h100-sxm"))
     kernels = [(CUDA, problem, BlockTiling(*sizes)) for sizes in ((4, 8, 16), (8, 4, 4))]
+    real, failed = pack_check.report, []
+
+    def once_busy(compiled):
+        if not failed:
+            failed.append(compiled)
+            raise ToolFailed("nvdisasm", "timed out")
+        return real(compiled)
+
+    monkeypatch.setattr(pack_check, "report", once_busy)
     assert list(faults(kernels)) == [pack_check.SPILLS, ""]
+    assert failed
 
 
 def test_the_command_writes_what_is_asked_for(tmp_path, capsys) -> None:
