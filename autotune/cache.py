@@ -27,14 +27,22 @@ from autotune.device import Device
 from autotune.errors import CacheWarning
 from autotune.space import Problem
 
-SCHEMA = 1
-_memo: dict[object, dict[str, int] | None] = {}
+SCHEMA = 2
+_memo: dict[object, Remembered | None] = {}
 _stores = 0
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """What a process keeps of an entry."""
+
+    config: dict[str, int]
+    step_seconds: float | None  # measured
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One remembered answer. Times in seconds, None where nothing was timed."""
+    """One remembered answer. Times in seconds of `steps` steps, None where nothing was timed."""
 
     name: str
     device: str  # the fingerprint
@@ -44,6 +52,7 @@ class Entry:
     seconds: float | None
     default_seconds: float | None
     binding: list[str]
+    steps: int = 1
     when: str = field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )
@@ -67,13 +76,27 @@ def lookup(problem: Problem, device: Device) -> dict[str, int] | None:
 
     Never raises: an entry that cannot be read is discarded with a CacheWarning.
     """
+    found = _recall(problem, device)
+    return None if found is None else dict(found.config)
+
+
+def step_seconds(problem: Problem, device: Device) -> float | None:
+    """The measured time of one step with what `lookup` finds; None where nothing was timed."""
+    found = _recall(problem, device)
+    return None if found is None else found.step_seconds
+
+
+def _recall(problem: Problem, device: Device) -> Remembered | None:
     key = _key(problem, device.fingerprint)
     if key not in _memo:
         entry = _read(_path(problem, device.fingerprint))
         matches = entry and entry.device == device.fingerprint and entry.problem == problem
-        _memo[key] = entry.config if entry and matches else None
-    found = _memo[key]
-    return None if found is None else dict(found)
+        _memo[key] = Remembered(entry.config, _per_step(entry)) if entry and matches else None
+    return _memo[key]
+
+
+def _per_step(entry: Entry) -> float | None:
+    return None if entry.seconds is None else entry.seconds / entry.steps
 
 
 def store(entry: Entry) -> bool:
@@ -81,7 +104,7 @@ def store(entry: Entry) -> bool:
 
     This process sees the entry either way.
     """
-    remember_here(entry.problem, entry.device, entry.config)
+    remember_here(entry.problem, entry.device, entry.config, _per_step(entry))
     path = _path(entry.problem, entry.device)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +127,15 @@ def store(entry: Entry) -> bool:
     return True
 
 
-def remember_here(problem: Problem, fingerprint: str, config: Mapping[str, int]) -> None:
-    """Answer later look-ups of this process with `config`, without writing anything."""
+def remember_here(
+    problem: Problem,
+    fingerprint: str,
+    config: Mapping[str, int],
+    step_seconds: float | None = None,
+) -> None:
+    """Answer later look-ups of this process with these, without writing anything."""
     global _stores  # noqa: PLW0603  (a counter of the process, like the memo)
-    _memo[_key(problem, fingerprint)] = dict(config)
+    _memo[_key(problem, fingerprint)] = Remembered(dict(config), step_seconds)
     _stores += 1  # after the answer: who sees the new count finds the new answer
 
 
@@ -161,6 +189,10 @@ def _parse(data: Any) -> Entry:
     config = entry.config
     if not isinstance(config, dict) or not all(type(value) is int for value in config.values()):
         raise ValueError(f"configuration {config!r} is not a mapping to integers")
+    if type(entry.steps) is not int or entry.steps < 1:
+        raise ValueError(f"{entry.steps!r} steps are no number of steps")
+    if not (entry.seconds is None or isinstance(entry.seconds, float)):
+        raise ValueError(f"{entry.seconds!r} is no time")
     return entry
 
 

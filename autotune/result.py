@@ -70,6 +70,7 @@ class Result:
     feasible: int
     solve_seconds: float
     interrupted: bool
+    steps: int = 1  # of one run
 
     def entry(self) -> Entry:
         """What the cache keeps of it."""
@@ -82,6 +83,7 @@ class Result:
             seconds=self.seconds,
             default_seconds=self.default_seconds,
             binding=list(self.binding),
+            steps=self.steps,
         )
 
     def report(self) -> dict[str, Any]:
@@ -101,6 +103,7 @@ class Result:
             },
             "seconds": self.seconds,
             "default_seconds": self.default_seconds,
+            "steps": self.steps,
             "feasible": self.feasible,
             "solve_seconds": self.solve_seconds,
             "interrupted": self.interrupted,

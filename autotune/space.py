@@ -167,6 +167,20 @@ class GpuTunable(Tunable[Gpu], Protocol):
         ...
 
 
+@runtime_checkable
+class Stepped(Protocol):
+    """A tunable whose run is so many equal steps, which are no part of its problem.
+
+    The time of one is remembered beside the answer, so that answers to other problems, measured
+    with other numbers of steps, can be compared with it.
+    """
+
+    @property
+    def steps(self) -> int:
+        """Of one run; at least 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Our tuned entry point beside the strongest peer, timed interleaved after tuning."""

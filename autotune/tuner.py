@@ -21,7 +21,7 @@ from autotune.gpu import Gpu
 from autotune.measure import Timing
 from autotune.registry import Origin
 from autotune.result import Result, Trial, binding
-from autotune.space import GpuTunable, Rivals, Space, called, candidates, foremost
+from autotune.space import GpuTunable, Rivals, Space, Stepped, called, candidates, foremost
 from autotune.worker import Worker
 
 BUILD_SHARE = 0.5  # of the budget: builds that have not begun by then are left out
@@ -300,6 +300,7 @@ class _Search:
             feasible=self.space.feasible,
             solve_seconds=self.space.solve_seconds,
             interrupted=interrupted,
+            steps=tunable.steps if isinstance(tunable, Stepped) else 1,
         )
 
 

@@ -88,9 +88,9 @@ def compiled(case: tuple[str, str, str, str, int]) -> Row:
     chosen = tiling.choose(problem, gpu)
     made = report(compile_for(problem, chosen, gpu.sm))
     spilled = [made.spill_store_bytes]
-    spare = tiling.lacking(problem, chosen, gpu, made.spill_store_bytes)
-    if made.spilled and any(tiling.fits(problem, gpu, s, spare) for s in tiling.SCHEDULES):
-        chosen = tiling.choose(problem, gpu, spare=spare)
+    second = tiling.second(problem, chosen, gpu, made.spill_store_bytes) if made.spilled else None
+    if second is not None:
+        chosen = second
         made = report(compile_for(problem, chosen, gpu.sm))
         spilled.append(made.spill_store_bytes)
     return replace(row, spilled=tuple(spilled), **_facts(problem, chosen, gpu, made))

@@ -11,25 +11,33 @@ import torch
 from autotune.device import Cpu
 from autotune.gpu import Gpu
 from autotune.space import Comparison, Options, Tunable
+from flashrnn import cuda_tunable, triton_tunable
 from flashrnn.cells import elman, gru, lstm, slstm
+from flashrnn.cuda_tunable import CudaKernel
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME, FLOAT32, GPU_BY_NAME
 from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cuda import DIRECTIONS
 from flashrnn.emit.triton import BACKWARD as GPU_BACKWARD
 from flashrnn.emit.triton import IEEE, INFERENCE, TF32, TRAINING
+from flashrnn.errors import OptionError
 from flashrnn.ir.cell import Cell
 from flashrnn.options import NONE
 from flashrnn.passes.lower import lower
 from flashrnn.reference import reference
+from flashrnn.runtime.cuda_compile import compiler_version
+from flashrnn.runtime.gpu_choice import CUDA, TRITON
 from flashrnn.runtime.layer import layer
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem
+from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.triton import TritonProblem
-from flashrnn.triton_tunable import TritonKernel, kernels_for
+from flashrnn.triton_tunable import TritonKernel
 from flashrnn.tunable import CpuKernel
 
 Tensor = torch.Tensor
 Module = Callable[[Tensor], Tensor]
+BOTH = "both"
 Peers = Callable[[Dims, torch.dtype], list[tuple[str, Module]]]
 
 
@@ -63,15 +71,42 @@ class CellFamily:
         _add_sizes(parser)
         parser.add_argument("--dtype", choices=sorted(GPU_BY_NAME), default="bfloat16")
         parser.add_argument("--tf32", action="store_true", help="float32 products in tf32")
+        parser.add_argument(
+            "--backend", choices=(TRITON, CUDA, BOTH), default=TRITON,
+            help=f"whose kernels; {BOTH}: of each, which backend='auto' then compares ({TRITON})",
+        )  # fmt: skip
 
-    def gpu_tunables(self, options: Options, _device: Gpu) -> list[TritonKernel]:
+    def gpu_tunables(self, options: Options, _device: Gpu) -> list[TritonKernel | CudaKernel]:
+        backend = options.get("backend", TRITON)
+        found: list[TritonKernel | CudaKernel] = []
+        if backend in (TRITON, BOTH):
+            found += self._triton(options)
+        if backend in (CUDA, BOTH):
+            found += self._cuda(options)
+        return found
+
+    def _triton(self, options: Options) -> list[TritonKernel]:
         dims, dtype = _dims(options), GPU_BY_NAME[str(options["dtype"])]
         precision = TF32 if options["tf32"] and dtype == FLOAT32 else IEEE
         problems = [
             TritonProblem(lower(self.cell), direction, dtype, dims, precision)
             for direction in (INFERENCE, TRAINING, GPU_BACKWARD)
         ]
-        return kernels_for(problems)
+        return triton_tunable.kernels_for(problems)
+
+    def _cuda(self, options: Options) -> list[CudaKernel]:
+        """Raises OptionError for float32 without tf32, MissingExtra without NVRTC."""
+        dims, dtype = _dims(options), GPU_BY_NAME[str(options["dtype"])]
+        if dtype == FLOAT32 and not options["tf32"]:
+            raise OptionError(
+                f"--backend {options['backend']} --dtype float32: the CUDA kernels multiply "
+                "float32 rounded to tf32, which --tf32 allows; "
+                f"--backend {TRITON} has exact products"
+            )
+        compiler_version()
+        return cuda_tunable.kernels_for(
+            [CudaProblem(lower(self.cell), direction, dtype, dims) for direction in DIRECTIONS]
+        )
 
     def comparisons(self, options: Options) -> list[Comparison]:
         dims, dtype = _dims(options), BY_NAME[str(options["dtype"])].torch

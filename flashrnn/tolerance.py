@@ -2,7 +2,8 @@
 
 A result is right when its error against the float64 reference is at most three times the error
 that eager PyTorch makes in the same type on the same inputs, plus a floor of a few units in the
-last place. float32 is also held to an absolute bound. In float64 reference and eager round alike,
+last place. float32 is also held to an absolute bound; where its products round to tf32, which
+eager's on a CPU do not, to a fixed one. In float64 reference and eager round alike,
 so only a (larger) floor is left. Errors are relative to the largest
 magnitude of the reference, tensor by tensor.
 """
@@ -18,6 +19,7 @@ TIMES_EAGER = 3.0
 ULP_FLOOR = 8.0
 FLOAT64_ULP_FLOOR = 128.0
 FLOAT32_BOUND = 2e-5
+TF32_BOUND = 3e-3  # operands with 10 bits of mantissa
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,19 @@ def relative_error(got: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def compare(
-    what: str, got: torch.Tensor, reference: torch.Tensor, eager: torch.Tensor
+    what: str,
+    got: torch.Tensor,
+    reference: torch.Tensor,
+    eager: torch.Tensor,
+    *,
+    tf32: bool = False,
 ) -> Comparison:
-    """Hold `got` to `reference` (float64), given what eager PyTorch computes in got's type."""
+    """Hold `got` to `reference` (float64), given what eager PyTorch computes in got's type.
+
+    tf32: whether got's products round their operands to it.
+    """
+    if tf32:
+        return Comparison(what, relative_error(got, reference), TF32_BOUND)
     bound = TIMES_EAGER * relative_error(eager, reference)
     floor = FLOAT64_ULP_FLOOR if got.dtype == torch.float64 else ULP_FLOOR
     bound += floor * torch.finfo(got.dtype).eps

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from autotune.device import Device
 from autotune.gpu import Gpu
-from autotune.space import Check, Compiled, Config, GpuRunner, Prediction
-from flashrnn.dims import Dims
-from flashrnn.emit.triton import BACKWARD, INFERENCE, TRAINING
-from flashrnn.ir.cell import DENSE
-from flashrnn.options import NONE
-from flashrnn.reference import reference
-from flashrnn.runtime import triton_launch as launch
-from flashrnn.runtime.arguments import of_gates, unit_weights
-from flashrnn.runtime.gpu_tensors import saved_shape
-from flashrnn.runtime.launch import empty_sequence
+from autotune.space import Compiled, Config, GpuRunner, Prediction
+from flashrnn.dtypes import FLOAT32
+from flashrnn.emit.triton import TF32
+from flashrnn.gpu_tunable import KernelRunner
 from flashrnn.runtime.triton_build import module_of
 from flashrnn.runtime.triton_compile import compile_for
-from flashrnn.runtime.triton_kernels import Plan, plan_for, problem_key, source_of, untuned
+from flashrnn.runtime.triton_kernels import Plan, problem_key, source_of, untuned
+from flashrnn.runtime.triton_recurrence import BACKEND
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
     ALTERNATING,
@@ -34,14 +27,9 @@ from flashrnn.tiling.triton import (
     schedule_of,
     tiling_of,
 )
-from flashrnn.tolerance import Comparison, compare, worst
 
 if TYPE_CHECKING:
     from constrint import Model
-
-Tensor = torch.Tensor
-# Steps of a candidate's check.
-CHECK_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,12 @@ class TritonKernel:
         self.compile(config, Device.current("cuda"))
 
     def load(self, config: Config) -> GpuRunner:
-        return _KernelRunner(self.problem_, self.tiling(config), "cuda")
+        return runner_of(self.problem_, self.tiling(config), "cuda")
+
+    @property
+    def steps(self) -> int:
+        """As autotune's Stepped."""
+        return self.problem_.dims.T
 
 
 def kernels_for(problems: Sequence[TritonProblem]) -> list[TritonKernel]:
@@ -102,102 +95,9 @@ def kernels_for(problems: Sequence[TritonProblem]) -> list[TritonKernel]:
     return [TritonKernel(problem, s) for problem in problems for s in (FUSED, ALTERNATING)]
 
 
-class _KernelRunner:
-    """Inputs and results of one candidate."""
-
-    def __init__(self, problem: TritonProblem, chosen: Tiling, device: str) -> None:
-        source = source_of(problem, chosen, interpreted=device == "cpu")
-        plan = Plan(chosen, module_of(f"{problem.program.cell.name}-{problem.direction}", source))
-        self._steps = min(problem.dims.T, CHECK_STEPS)
-        self._make: Callable[[int], _Arguments] = lambda T: _Arguments(plan, problem, T, device)
-        self._full = self._make(problem.dims.T)
-
-    def run(self) -> None:
-        self._full.call()
-
-    def check(self) -> Check:
-        found = worst(self._make(self._steps).compare())
-        return Check(found.error, found.bound, f"error of {found.what} against float64")
-
-    def results(self) -> bytes:
-        self._full.call()
-        return b"".join(_bits(x) for x in self._full.got().values())
-
-
-class _Arguments:
-    """Random inputs of a cell for T steps, and NaN where results will be written."""
-
-    def __init__(self, plan: Plan, problem: TritonProblem, T: int, device: str) -> None:
-        cell, dims = problem.program.cell, problem.dims
-        self._plan, self._direction, self.cell = plan, problem.direction, cell
-        B, N, D = dims.B, dims.N, dims.D
-        S, K, G = len(cell.states), len(cell.parameters), len(cell.gates)
-        generator = torch.Generator().manual_seed(0)
-
-        def normal(*shape: int, scale: float = 1.0) -> Tensor:
-            x = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-            return x.to(device, problem.dtype.torch)
-
-        recurrent = (len(cell.recurrent), N, D) + ((D,) if cell.recurrence == DENSE else ())
-        self.wx = normal(B, T, len(cell.input), N, D)
-        self.r = normal(*recurrent, scale=D**-0.5)
-        self.bias = normal(G, N, D)
-        self.parameters = normal(K, N, D) if K else None
-        self.initial = normal(S, B, 1, N, D)
-        self.weights = unit_weights(cell, self.r, self.parameters)
-        self.states = empty_sequence(self.wx, (S,), (N, D)).fill_(torch.nan)
-        self.last = torch.full_like(self.initial, torch.nan)
-        self.saved: Tensor | None = None
-        if self._direction != INFERENCE:
-            shape = saved_shape(cell, self.states)
-            self.saved = self.wx.new_full(shape, torch.nan)
-        self.d_states, self.d_last = normal(S, B, T, N, D), normal(S, B, 1, N, D)
-        self.d_gates = empty_sequence(self.wx, (), (G, N, D)).fill_(torch.nan)
-        self.d_initial = torch.full_like(self.initial, torch.nan)
-        if self._direction == BACKWARD:  # what it reads of a forward pass, by the model's choice
-            self._forward(plan_for(cell, TRAINING, self.wx, Dims(B, T, N, D)))
-
-    def call(self) -> None:
-        """One call as the library makes it."""
-        if self._direction != BACKWARD:
-            self._forward(self._plan)
-            return
-        assert self.saved is not None
-        launch.backward(
-            self._plan, self.cell, self.r, self.weights, self.initial, self.states, self.saved,
-            self.d_states, self.d_last, self.d_gates, self.d_initial, None, NONE,
-        )  # fmt: skip
-
-    def _forward(self, plan: Plan) -> None:
-        launch.forward(
-            plan, self.cell, self.wx, self.r, self.bias, self.weights, self.initial, self.states,
-            self.last, self.saved, None, NONE,
-        )  # fmt: skip
-
-    def compare(self) -> list[Comparison]:
-        """Results against the float64 reference, with eager's own error as the measure."""
-        self.call()
-        exact, eager = self._expected(torch.float64), self._expected(self.wx.dtype)
-        return [compare(name, got, exact[name], eager[name]) for name, got in self.got().items()]
-
-    def got(self) -> dict[str, Tensor]:
-        """The results of the last call."""
-        if self._direction != BACKWARD:
-            return {"states": self.states, "last": self.last}
-        d_wx = of_gates(self.d_gates, self.cell.gates, self.cell.input)
-        return {"d_Wx": d_wx, "d_initial": self.d_initial}
-
-    def _expected(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        wx, s = (x.to(dtype).requires_grad_() for x in (self.wx, self.initial))
-        p = None if self.parameters is None else self.parameters.to(dtype)
-        results = reference(wx, self.r.to(dtype), self.bias.to(dtype), s, self.cell, p)
-        if self._direction != BACKWARD:
-            return {"states": results[0].detach(), "last": results[1].detach()}
-        cotangents = (self.d_states.to(dtype), self.d_last.to(dtype))
-        d_wx, d_s = torch.autograd.grad(results, (wx, s), cotangents)
-        return {"d_Wx": d_wx, "d_initial": d_s}
-
-
-def _bits(x: Tensor) -> bytes:
-    flat = x.detach().contiguous().flatten().view(torch.uint8)
-    return bytes(flat.cpu().numpy().tobytes())
+def runner_of(problem: TritonProblem, chosen: Tiling, device: str) -> KernelRunner:
+    """Of one candidate; device: "cuda", or "cpu" where Triton's interpreter runs it."""
+    source = source_of(problem, chosen, interpreted=device == "cpu")
+    plan = Plan(chosen, module_of(f"{problem.program.cell.name}-{problem.direction}", source))
+    tf32 = problem.precision == TF32 and problem.dtype == FLOAT32
+    return KernelRunner(BACKEND, plan, problem, device, tf32=tf32)

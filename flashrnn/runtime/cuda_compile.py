@@ -17,10 +17,10 @@ from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import source_directory
 from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.cuda_choice import predict, source_of
-from flashrnn.tiling.cuda_latency import Tiling
+from flashrnn.tiling.cuda_latency import AnyTiling
 
 
-def compile_for(problem: CudaProblem, tiling: Tiling, sm: int) -> Compiled:
+def compile_for(problem: CudaProblem, tiling: AnyTiling, sm: int) -> Compiled:
     """The kernel for compute capability sm / 10.
 
     Raises MissingExtra without NVRTC, CompilerError for a source that it rejects and for an

@@ -71,8 +71,9 @@ class Function:
         self._set(kinds.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shape.shared_bytes)
         if shape.cluster > PORTABLE_CLUSTER:
             self._set(kinds.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-        count = kinds.CU_FUNC_ATTRIBUTE_NUM_REGS
-        self.registers: int = self._do(found.cuFuncGetAttribute(count, self._function), "reading")
+        self.registers = self._get(kinds.CU_FUNC_ATTRIBUTE_NUM_REGS)
+        # Of local memory, per thread: the kernels use it for nothing but what the compiler spilled.
+        self.spilled_bytes = self._get(kinds.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)
 
     def resident(self, multiprocessors: int) -> int:
         """Blocks that the device holds at once, by the driver's count; of whole clusters."""
@@ -126,6 +127,9 @@ class Function:
 
     def _set(self, kind: Any, value: int) -> None:
         self._do(self._driver.cuFuncSetAttribute(self._function, kind, value), "configuring")
+
+    def _get(self, kind: Any) -> int:
+        return int(self._do(self._driver.cuFuncGetAttribute(kind, self._function), "reading"))
 
     def _do(self, returned: tuple[Any, ...], doing: str) -> Any:
         shape = self.shape

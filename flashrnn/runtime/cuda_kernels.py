@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from autotune import cache
 from autotune.gpu import Gpu
 from flashrnn.dims import Dims
 from flashrnn.emit.cuda import CLUSTER, GRID
@@ -13,21 +16,26 @@ from flashrnn.errors import BackendError, TilingError
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_cache import cubin_of
+from flashrnn.runtime.cuda_compile import headers
 from flashrnn.runtime.cuda_driver import Argument, Function, Shape
 from flashrnn.runtime.gpu_tensors import device_of, gpu_dtype_of, is_capturing, on_device
+from flashrnn.runtime.tuned import Selected, discard, remembered
 from flashrnn.tiling import cuda_step
-from flashrnn.tiling.cuda import ROWS, BlockTiling, CudaProblem
+from flashrnn.tiling.cuda import ROWS, WARP, BlockTiling, CudaProblem, in_tiles
 from flashrnn.tiling.cuda_choice import (
     IN_WORDS,
     SCHEDULES,
+    admits,
     choose,
     fits,
     predict,
     schedule_of,
+    second,
     source_of,
+    tiling_of,
 )
-from flashrnn.tiling.cuda_latency import Tiling
-from flashrnn.tiling.cuda_spread import exchange_bytes, groups
+from flashrnn.tiling.cuda_latency import AnyTiling, Tiling, seconds
+from flashrnn.tiling.cuda_spread import SpreadTiling, exchange_bytes, groups
 from flashrnn.tiling.cuda_step import StepTiling
 
 # Blocks that a grid can have along y.
@@ -44,6 +52,10 @@ class Plan:
     tiling: Tiling
     function: Function
     groups: int
+
+    def predicted(self, gpu: Gpu) -> float:
+        """Seconds of a call by the latency model, what the compiler spilled counted."""
+        return seconds(self.problem, self.tiling, gpu, self.function.spilled_bytes)
 
     def launch(self, dims: Dims, like: torch.Tensor, arguments: tuple[Argument, ...]) -> None:
         """Run it with a schedule's Arguments, but for those of the exchange.
@@ -83,12 +95,16 @@ class StepPlan:
         self.function.launch((blocks, 1), arguments)
 
 
-_plans: dict[object, Plan | StepPlan] = {}
+AnyPlan = Plan | StepPlan
+_plans: dict[object, tuple[int, AnyPlan]] = {}
 _functions: dict[object, Function] = {}
 
 
-def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan | StepPlan:
+def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> AnyPlan:
     """The plan for these sizes, in the dtype and on the device of `like`; T takes no part.
+
+    What tuning left, else the model's choice. What was tuned since takes the place of a known plan,
+    but while a CUDA graph is captured.
 
     Raises TilingError where a cell without a product has no tiling, BackendError where a kernel
     would have to be compiled while a CUDA graph is captured, and what `cubin_of` and `Function`
@@ -97,7 +113,7 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     tiles = -(-dims.B // ROWS)
     key = cell.key, direction, like.dtype, tiles, dims.N, dims.D, like.device
     known = _plans.get(key)
-    if known is None:
+    if known is None or (known[0] != cache.generation() and not is_capturing(like)):
         if is_capturing(like):
             raise BackendError(
                 f"the CUDA kernel of {cell.name} ({direction}) for {tiles} tiles of {ROWS} rows, "
@@ -105,43 +121,125 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
                 "captured; run the call once before the capture"
             )
         dtype = gpu_dtype_of(like.dtype, backend="cuda")
-        sizes = replace(dims, B=tiles * ROWS, T=1)
-        problem = CudaProblem(lower(cell), direction, dtype, sizes)
+        problem = in_tiles(CudaProblem(lower(cell), direction, dtype, replace(dims, T=1)))
         with on_device(like):
-            known = _plans[key] = _planned(problem, device_of(like), like.device)
-    return known
+            plan = _planned(problem, device_of(like), like.device)
+        known = _plans[key] = cache.generation(), plan
+    return known[1]
 
 
-def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> Plan | StepPlan:
-    """The schedule with the shortest predicted time of those that the driver can hold.
+def _planned(problem: CudaProblem, gpu: Gpu, device: torch.device) -> AnyPlan:
+    """What tuning left; else the schedule with the shortest predicted time that the driver holds.
 
     Where there is none, a launch per step, if the cell has a product.
     """
+    selected = tuned(problem, gpu)
+    if selected is not None:
+        try:
+            return plan_with(problem, selected.tiling, gpu, device)
+        except TilingError as error:
+            discard(problem.program.cell.name, str(error))
     left = [schedule for schedule in SCHEDULES if fits(problem, gpu, schedule)]
     told: list[str] = []
     while left:
         tiling = choose(problem, gpu, left)
-        function = _loaded(problem, tiling, gpu.sm, device)
-        resident = function.resident(gpu.sms)
-        blocks = 1 if isinstance(tiling, BlockTiling) else tiling.blocks
-        if resident >= blocks:
-            return Plan(problem, tiling, function, _groups(problem, tiling, gpu, resident))
-        schedule, shape = schedule_of(tiling), function.shape
-        told.append(
-            f"a head of D={problem.dims.D} of {problem.program.cell.name} ({problem.direction}, "
-            f"{problem.dtype.name}) in {IN_WORDS[schedule]} needs {blocks} resident blocks of "
-            f"{shape.threads} threads, {function.registers} registers per thread and "
-            f"{shape.shared_bytes:,} bytes of shared memory, of which {gpu.name} holds {resident}"
-        )
-        left.remove(schedule)
+        try:
+            plan = plan_with(problem, tiling, gpu, device)
+        except TilingError as error:
+            told.append(str(error))
+            left.remove(schedule_of(tiling))
+        else:
+            return _unspilled(plan, gpu, device, left) if isinstance(plan, Plan) else plan
     if not problem.products:
         if not told:
             choose(problem, gpu)  # which says what rules each schedule out
         raise TilingError("; ".join(told))
-    step = cuda_step.choose(problem, gpu)
-    source, needed = cuda_step.source_of(problem, step), cuda_step.predict(step)
-    shape = Shape(needed.threads, needed.shared_bytes)
-    return StepPlan(step, _function(problem, source, shape, gpu.sm, device))
+    return plan_with(problem, cuda_step.choose(problem, gpu), gpu, device)
+
+
+def _unspilled(plan: Plan, gpu: Gpu, device: torch.device, schedules: Sequence[str]) -> Plan:
+    """The plan; where the compiler spilled in it, the better of it and a second choice.
+
+    Nothing is kept of this but the cubins of both, on the disk: who comes next compiles neither.
+    """
+    spilled = plan.function.spilled_bytes
+    tiling = second(plan.problem, plan.tiling, gpu, spilled, schedules) if spilled else None
+    if tiling is None:
+        return plan
+    try:
+        other = plan_with(plan.problem, tiling, gpu, device)
+    except TilingError:  # the driver does not hold it
+        return plan
+    assert isinstance(other, Plan)
+    return min(plan, other, key=lambda p: p.predicted(gpu))
+
+
+def plan_with(problem: CudaProblem, tiling: AnyTiling, gpu: Gpu, device: torch.device) -> AnyPlan:
+    """The plan of a tiling, its kernel compiled and loaded on the current device.
+
+    Raises TilingError where the driver holds less than one head of it at once.
+    """
+    function = _loaded(problem, tiling, gpu.sm, device)
+    if isinstance(tiling, StepTiling):
+        return StepPlan(tiling, function)
+    resident = function.resident(gpu.sms)
+    blocks = 1 if isinstance(tiling, BlockTiling) else tiling.blocks
+    if resident >= blocks:
+        return Plan(problem, tiling, function, _groups(problem, tiling, gpu, resident))
+    schedule, shape = schedule_of(tiling), function.shape
+    raise TilingError(
+        f"a head of D={problem.dims.D} of {problem.program.cell.name} ({problem.direction}, "
+        f"{problem.dtype.name}) in {IN_WORDS[schedule]} needs {blocks} resident blocks of "
+        f"{shape.threads} threads, {function.registers} registers per thread and "
+        f"{shape.shared_bytes:,} bytes of shared memory, of which {gpu.name} holds {resident}"
+    )
+
+
+def untuned(problem: CudaProblem, gpu: Gpu) -> AnyTiling:
+    """The latency model's choice; a launch per step where no schedule holds a head.
+
+    Used where nothing was tuned, unless compiler or driver object. Raises TilingError where nothing
+    fits a cell without a product.
+    """
+    problem = in_tiles(problem)
+    left = [schedule for schedule in SCHEDULES if fits(problem, gpu, schedule)]
+    if left or not problem.products:
+        return choose(problem, gpu, left or SCHEDULES)
+    return cuda_step.choose(problem, gpu)
+
+
+def tuned(problem: CudaProblem, gpu: Gpu) -> Selected[AnyTiling] | None:
+    """What tuning left, if it is one of the model's tilings for this GPU."""
+    problem = in_tiles(problem)
+
+    def fitting(config: Mapping[str, int]) -> AnyTiling:
+        tiling = tiling_of(config)
+        if not admits(problem, gpu, tiling):
+            raise TilingError(f"{dict(config)} does not fit {gpu.name}")
+        return tiling
+
+    return remembered(problem_key(problem), gpu, problem.program.cell.name, fitting)
+
+
+def problem_key(problem: CudaProblem) -> dict[str, int | str]:
+    """What a tuned tiling is remembered under, of whichever schedule."""
+    dims, program = in_tiles(problem).dims, problem.program
+    # kernels that are written otherwise are others
+    some = (
+        BlockTiling(1, problem.tiles, 0), SpreadTiling(GRID, 8, problem.tiles, 1, 1, 1, 0),
+        SpreadTiling(CLUSTER, 8, problem.tiles, 1, 1, 1, 0), StepTiling(WARP),
+    )  # fmt: skip
+    state = hashlib.sha256("".join(source_of(problem, tiling) for tiling in some).encode())
+    for name, text in headers().items():
+        state.update(name.encode() + b"\0" + text)
+    return {
+        "kernel": f"{program.cell.key} {problem.direction} cuda",
+        "dtype": problem.dtype.name,
+        "B": dims.B,
+        "N": dims.N,
+        "D": dims.D,
+        "source": state.hexdigest()[:16],
+    }
 
 
 def _groups(problem: CudaProblem, tiling: Tiling, gpu: Gpu, resident: int) -> int:
@@ -151,20 +249,12 @@ def _groups(problem: CudaProblem, tiling: Tiling, gpu: Gpu, resident: int) -> in
     return min(groups(problem, tiling, gpu), resident // tiling.blocks)
 
 
-def _loaded(problem: CudaProblem, tiling: Tiling, sm: int, device: torch.device) -> Function:
-    """The kernel of a tiling on the current device."""
+def _loaded(problem: CudaProblem, tiling: AnyTiling, sm: int, device: torch.device) -> Function:
+    """The kernel of a tiling on the current device, compiled and loaded once per source."""
     needed, schedule = predict(problem, tiling), schedule_of(tiling)
-    cluster = 1
-    if not isinstance(tiling, BlockTiling) and schedule == CLUSTER:
-        cluster = tiling.blocks
+    cluster = tiling.blocks if isinstance(tiling, SpreadTiling) and schedule == CLUSTER else 1
     shape = Shape(needed.threads, needed.shared_bytes, cluster, schedule == GRID)
-    return _function(problem, source_of(problem, tiling), shape, sm, device)
-
-
-def _function(
-    problem: CudaProblem, source: str, shape: Shape, sm: int, device: torch.device
-) -> Function:
-    """A kernel on the current device, compiled and loaded once per source and device."""
+    source = source_of(problem, tiling)
     known = _functions.get((source, device))
     if known is None:
         name = f"{problem.program.cell.name}-{problem.direction}"

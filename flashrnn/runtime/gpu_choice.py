@@ -1,7 +1,8 @@
 """What backend="auto" takes for tensors on a GPU.
 
-Triton and the CUDA kernels are ranked by the time that their models predict. No run of ours backs
-the CUDA kernels' model, so a Triton tiling that tuning measured is preferred to a prediction.
+Triton and the CUDA kernels are ranked by the times that tuning measured, per step since calls of
+any length were tuned; one that was measured is preferred to one that was not, for no run of ours
+backs the CUDA kernels' model; where neither was, the models' predictions decide.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from flashrnn.emit.cuda import BACKWARD, TRAINING
 from flashrnn.errors import FlashRNNError
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
-from flashrnn.runtime import triton_kernels
+from flashrnn.runtime import cuda_kernels, triton_kernels
 from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of, precision_of
 from flashrnn.runtime.registry import unsupported_transform
 from flashrnn.runtime.triton_check import check_triton
 from flashrnn.tiling import triton as triton_tiling
-from flashrnn.tiling.cuda import ROWS, CudaProblem
+from flashrnn.tiling.cuda import CudaProblem, in_tiles
 from flashrnn.tiling.cuda_choice import SCHEDULES, cheapest
 from flashrnn.tiling.cuda_latency import alternating_seconds, seconds
+from flashrnn.tiling.cuda_step import StepTiling
 from flashrnn.tiling.triton import FusedTiling, TritonProblem
 
 TRITON, CUDA, REFERENCE = "triton", "cuda", "reference"
+_WORDS = {TRITON: "Triton", CUDA: "CUDA kernels"}
 _CHECKS = {TRITON: check_triton, CUDA: check_cuda}
 
 
@@ -65,35 +68,41 @@ def _problem(Wx: torch.Tensor, cell: Cell) -> TritonProblem:
 
 
 def _as_cuda(problem: TritonProblem) -> CudaProblem:
-    tiles = max(1, -(-problem.dims.B // ROWS))  # as plans are made
-    dims = replace(problem.dims, B=tiles * ROWS)
-    return CudaProblem(problem.program, problem.direction, problem.dtype, dims)
+    dims = problem.dims
+    return in_tiles(CudaProblem(problem.program, problem.direction, problem.dtype, dims))
 
 
 @lru_cache(maxsize=1024)
 def _ranked(problem: TritonProblem, gpu: Gpu, triton: bool, _generation: int) -> tuple[str, str]:
-    """CUDA kernels where no more time is predicted for them, and Triton was not measured.
+    """The faster of those that were measured, else the one for which less time is predicted.
 
     triton: whether it is there to be compared with.
     """
-    by_cuda, fused = _cuda_seconds(_as_cuda(problem), gpu)
-    what = f"a CUDA kernel per step and a product of the library: none holds a head on {gpu.name}"
-    if fused:
-        what = f"CUDA kernels hold R of a head on {gpu.name}"
-    what += "; their tiling is model-chosen, not measured"
+    reasons = {CUDA: _cuda_reason(_as_cuda(problem), gpu)}
     if not triton:
-        return CUDA, what
-    by_triton = _triton_reason(problem, gpu)
-    if triton_kernels.select(problem, gpu).measured:
-        return TRITON, f"what was measured comes before a prediction for CUDA kernels: {by_triton}"
-    seconds_of_triton = _triton_seconds(problem, gpu)
+        return CUDA, reasons[CUDA]
+    reasons[TRITON] = _triton_reason(problem, gpu)
+    measured = {
+        TRITON: triton_kernels.select(problem, gpu).measured,
+        CUDA: cuda_kernels.tuned(_as_cuda(problem), gpu) is not None,
+    }
+    if measured[TRITON] != measured[CUDA]:
+        one, other = (TRITON, CUDA) if measured[TRITON] else (CUDA, TRITON)
+        told = f"what was measured comes before a prediction for {_WORDS[other]}"
+        return one, f"{told}: {reasons[one]}"
+    found = _measured_seconds(problem, gpu) if measured[CUDA] else None
+    how = "measured"
+    if found is None:
+        found = _triton_seconds(problem, gpu), _cuda_seconds(_as_cuda(problem), gpu)[0]
+        how = "predicted by models, neither of them measured"
+        if measured[CUDA]:
+            how = "predicted by models, since tuning did not time both in both directions"
+    one = CUDA if found[1] < found[0] else TRITON
     told = (
-        f"models predict {1e6 * seconds_of_triton:.3g} µs per step, forward and backward, by "
-        f"Triton and {1e6 * by_cuda:.3g} µs by CUDA kernels, neither of them measured: "
+        f"{1e6 * found[0]:.3g} µs by Triton and {1e6 * found[1]:.3g} µs by CUDA kernels per step, "
+        f"forward and backward, {how}"
     )
-    if by_cuda < seconds_of_triton:
-        return CUDA, told + what
-    return TRITON, told + by_triton
+    return one, f"{told}: {reasons[one]}"
 
 
 def _triton_reason(problem: TritonProblem, gpu: Gpu) -> str:
@@ -105,6 +114,35 @@ def _triton_reason(problem: TritonProblem, gpu: Gpu) -> str:
         why = why or "tuning found it faster than fused kernels"
         what = f"Triton with a product of the library in each step: {why}"
     return f"{what}; its tiling is {selected.by}"
+
+
+def _cuda_reason(problem: CudaProblem, gpu: Gpu) -> str:
+    fused, by = _cuda_seconds(problem, gpu)[1], "model-chosen, not measured"
+    why = f"none holds a head on {gpu.name}"
+    selected = cuda_kernels.tuned(problem, gpu)
+    if selected is not None:
+        by = selected.by
+        if fused:
+            why = "tuning found it faster than fused kernels"
+        fused = not isinstance(selected.tiling, StepTiling)
+    what = f"a CUDA kernel per step and a product of the library: {why}"
+    if fused:
+        what = f"CUDA kernels hold R of a head on {gpu.name}"
+    return f"{what}; their tiling is {by}"
+
+
+def _measured_seconds(problem: TritonProblem, gpu: Gpu) -> tuple[float, float] | None:
+    """Of a step forward and backward, by Triton and by CUDA; None where not all were timed."""
+    totals = [0.0, 0.0]
+    for direction in (TRAINING, BACKWARD):
+        one = replace(problem, direction=direction)
+        keys = triton_kernels.problem_key(one), cuda_kernels.problem_key(_as_cuda(one))
+        for i, key in enumerate(keys):
+            step = cache.step_seconds(key, gpu)
+            if step is None:
+                return None
+            totals[i] += step
+    return totals[0], totals[1]
 
 
 def _triton_seconds(problem: TritonProblem, gpu: Gpu) -> float:

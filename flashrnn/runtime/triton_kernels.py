@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 
 from autotune import cache
 from autotune.device import Device
-from autotune.errors import CacheWarning
 from autotune.gpu import Gpu
 from flashrnn import packs
 from flashrnn.dims import Dims
@@ -23,6 +21,7 @@ from flashrnn.passes.lower import lower
 from flashrnn.runtime import gpu_tensors
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of, precision_of
 from flashrnn.runtime.triton_build import module_of
+from flashrnn.runtime.tuned import Selected, remembered
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling.triton import (
     AlternatingTiling,
@@ -69,32 +68,13 @@ def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> Plan
     return known[1]
 
 
-@dataclass(frozen=True)
-class Selected:
-    """A tiling and where it is from, in words. measured: whether tuning timed it."""
-
-    tiling: Tiling
-    by: str
-    measured: bool = False
-
-
-def select(problem: TritonProblem, gpu: Gpu) -> Selected:
+def select(problem: TritonProblem, gpu: Gpu) -> Selected[Tiling]:
     """What tuning left for this problem, else what is used without."""
-    config = cache.lookup(problem_key(problem), gpu)
-    if config is not None:
-        try:
-            return Selected(tiling_of(config), "tuned: the fastest of those measured", True)
-        except TypeError as error:
-            warnings.warn(
-                f"ignored a tuned tiling of {problem.program.cell.name}: {error}; "
-                "another version wrote it; tune again",
-                CacheWarning,
-                stacklevel=2,
-            )
-    return untuned(problem, gpu)
+    tuned = remembered(problem_key(problem), gpu, problem.program.cell.name, tiling_of)
+    return tuned or untuned(problem, gpu)
 
 
-def untuned(problem: TritonProblem, gpu: Gpu) -> Selected:
+def untuned(problem: TritonProblem, gpu: Gpu) -> Selected[Tiling]:
     """What a pack holds for this problem, else the cost model's choice."""
     found = packs.lookup(problem, gpu)
     if found is not None:

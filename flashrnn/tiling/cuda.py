@@ -8,7 +8,7 @@ registers and the others in shared memory. Shared memory is exact; registers are
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from autotune import resources
 from autotune.gpu import Gpu
@@ -76,6 +76,12 @@ class CudaProblem:
     def columns_per_tile(self) -> int:
         """Tiles of R's columns per tile of units: one per gate forward, one backward."""
         return self.products if self.direction != BACKWARD else min(self.products, 1)
+
+
+def in_tiles(problem: CudaProblem) -> CudaProblem:
+    """The problem with the rows that its tiles have: one plan and one tiling serve all of them."""
+    tiles = max(1, -(-problem.dims.B // ROWS))
+    return replace(problem, dims=replace(problem.dims, B=tiles * ROWS))
 
 
 def model(problem: CudaProblem, gpu: Gpu, spare: int = 0) -> Model:

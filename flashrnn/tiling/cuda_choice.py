@@ -13,11 +13,13 @@ from autotune.space import Prediction
 from constrint import Infeasible, Model
 from flashrnn.emit.cuda import CLUSTER, GRID
 from flashrnn.errors import TilingError
-from flashrnn.tiling import cuda, cuda_spread
+from flashrnn.tiling import cuda, cuda_spread, cuda_step
 from flashrnn.tiling.cuda import BlockTiling, CudaProblem
-from flashrnn.tiling.cuda_latency import BLOCK, Tiling, seconds
+from flashrnn.tiling.cuda_latency import BLOCK, AnyTiling, Tiling, seconds
+from flashrnn.tiling.cuda_spread import SpreadTiling
+from flashrnn.tiling.cuda_step import STEP, StepTiling
 
-SCHEDULES = (BLOCK, CLUSTER, GRID)
+SCHEDULES = (BLOCK, CLUSTER, GRID)  # those that keep R on the chip; STEP is beside them
 # How long the smallest set of limits that exclude each other is looked for, per schedule.
 REASON_SECONDS = 1.0
 # Registers to leave beside what a compiled first choice was short of.
@@ -26,30 +28,46 @@ IN_WORDS = {
     BLOCK: "one block",
     CLUSTER: "the blocks of a cluster",
     GRID: "the blocks of a grid",
+    STEP: "a launch per step",
 }
 
 
-def schedule_of(tiling: Tiling) -> str:
-    """One of SCHEDULES."""
+def schedule_of(tiling: AnyTiling) -> str:
+    """One of SCHEDULES, or STEP."""
+    if isinstance(tiling, StepTiling):
+        return STEP
     return BLOCK if isinstance(tiling, BlockTiling) else tiling.exchange
 
 
+def tiling_of(config: Mapping[str, int]) -> AnyTiling:
+    """The tiling that a solution of any schedule's model means; TypeError for anything else."""
+    if "threads" in config:
+        return StepTiling(**config)
+    return SpreadTiling.of_config(config) if "clustered" in config else BlockTiling(**config)
+
+
 def model(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> Model:
-    """Every tiling of a schedule that fits the GPU; spare: registers to leave."""
+    """Every tiling of a schedule that fits the GPU; spare: registers to leave, where R has any."""
+    if schedule == STEP:
+        return cuda_step.model(problem, gpu)
     if schedule == BLOCK:
         return cuda.model(problem, gpu, spare)
     return cuda_spread.model(problem, gpu, schedule, spare)
 
 
-def predict(problem: CudaProblem, tiling: Tiling) -> Prediction:
+def predict(problem: CudaProblem, tiling: AnyTiling) -> Prediction:
     """What the compiler will need."""
+    if isinstance(tiling, StepTiling):
+        return cuda_step.predict(tiling)
     if isinstance(tiling, BlockTiling):
         return cuda.predict(problem, tiling)
     return cuda_spread.predict(problem, tiling)
 
 
-def source_of(problem: CudaProblem, tiling: Tiling) -> str:
+def source_of(problem: CudaProblem, tiling: AnyTiling) -> str:
     """The kernel's source for this tiling."""
+    if isinstance(tiling, StepTiling):
+        return cuda_step.source_of(problem, tiling)
     if isinstance(tiling, BlockTiling):
         return cuda.source_of(problem, tiling)
     return cuda_spread.source_of(problem, tiling)
@@ -67,7 +85,7 @@ def binding(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> str:
     if not problem.products:
         return "nothing: the cell has no dense product"
     words, most = [], problem.k_tiles
-    if isinstance(tiling, cuda_spread.SpreadTiling):
+    if isinstance(tiling, SpreadTiling):
         most = -(-most // tiling.warps_k)
     for more, where in ((1, "in registers"), (-1, "in shared memory")):
         held = tiling.k_tiles_in_registers + more
@@ -95,15 +113,15 @@ def cheapest(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> T
     """
     solved = model(problem, gpu, schedule, spare)
     solved.solve()
-    fitting = [_tiling(solution, schedule) for solution in solved.solutions()]
+    fitting = [_on_chip(solution) for solution in solved.solutions()]
     # among equals the one that reads the least of R from shared memory
     return min(fitting, key=lambda t: (seconds(problem, t, gpu), -t.k_tiles_in_registers, t.warps))
 
 
-def _tiling(solution: Mapping[str, int], schedule: str) -> Tiling:
-    if schedule == BLOCK:
-        return BlockTiling(**solution)
-    return cuda_spread.SpreadTiling(schedule, **solution)
+def _on_chip(solution: Mapping[str, int]) -> Tiling:
+    tiling = tiling_of(solution)
+    assert not isinstance(tiling, StepTiling)
+    return tiling
 
 
 def choose(
@@ -139,6 +157,19 @@ def lacking(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int) 
     return most + -(-spilled_bytes // 4) + SPARE
 
 
+def second(
+    problem: CudaProblem, first: Tiling, gpu: Gpu, spilled_bytes: int,
+    schedules: Collection[str] = SCHEDULES,
+) -> Tiling | None:  # fmt: skip
+    """What to compile where the compiler spilled in a first choice; None where nothing else fits.
+
+    spilled_bytes: per thread.
+    """
+    spare = lacking(problem, first, gpu, spilled_bytes)
+    left = [schedule for schedule in schedules if fits(problem, gpu, schedule, spare)]
+    return choose(problem, gpu, left, spare) if left else None
+
+
 def _limits(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int) -> str:
     """What cannot hold together, in words."""
     error = model(problem, gpu, schedule, spare).explain(time_limit=REASON_SECONDS)
@@ -162,6 +193,15 @@ def largest(problem: CudaProblem, gpu: Gpu, schedule: str) -> int:
 
 def _holds(problem: CudaProblem, gpu: Gpu, schedule: str, D: int) -> bool:
     return fits(replace(problem, dims=replace(problem.dims, D=D)), gpu, schedule)
+
+
+def admits(problem: CudaProblem, gpu: Gpu, tiling: AnyTiling) -> bool:
+    """Whether a tiling is one of its schedule's model."""
+    try:
+        model(problem, gpu, schedule_of(tiling)).solve(assume=tiling.as_config())
+    except Infeasible:
+        return False
+    return True
 
 
 def fits(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> bool:

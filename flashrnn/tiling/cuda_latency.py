@@ -28,9 +28,11 @@ from flashrnn.passes.lower import pointwise_cost
 from flashrnn.tiling import cuda_spread
 from flashrnn.tiling.cuda import LEFT_BYTES, RIGHT_BYTES, ROWS, BlockTiling, CudaProblem
 from flashrnn.tiling.cuda_spread import SpreadTiling
+from flashrnn.tiling.cuda_step import StepTiling
 
 BLOCK = "block"
-Tiling = BlockTiling | SpreadTiling
+Tiling = BlockTiling | SpreadTiling  # of the schedules that keep R on the chip
+AnyTiling = Tiling | StepTiling
 
 # FlashRNN (Poeppel et al. 2024), fused CUDA kernels of an LSTM on one H100: D -> milliseconds
 # forward, and forward with backward, at B 16, T 1024, N D = 768, bfloat16.
@@ -56,6 +58,7 @@ PUBLISHED_STEPS, PUBLISHED_GATES = 1024, 4
 PRODUCT_CYCLES, L2_CYCLES = 33, 273
 FETCHED_AHEAD = 6  # csrc/cuda/exchange.hpp
 TURN_CYCLES = 60  # to shared memory and back, and a barrier; an assumption
+START_CYCLES = 200  # until a block that a multiprocessor was given runs; an assumption
 # Cycles of a warp for one number of a lane per unit of the op table's cost.
 UNIT_CYCLES = 0.6
 
@@ -143,8 +146,12 @@ def work(problem: CudaProblem, tiling: Tiling) -> Work:
     )  # fmt: skip
 
 
-def step_seconds(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> float:
-    """Predicted seconds of one time step of one block."""
+def step_seconds(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int = 0) -> float:
+    """Predicted seconds of one time step of one block.
+
+    spilled_bytes: per thread, by the compiler's report, as if each were stored and fetched in every
+    step: an access of 4 bytes per thread takes L1 one cycle per warp.
+    """
     w, limits, c = work(problem, tiling), gpu.architecture, CONSTANTS
     backward = problem.direction == BACKWARD
     flops = 2 * ROWS * 8 * (8 if problem.dtype == FLOAT32 else 16)
@@ -158,7 +165,7 @@ def step_seconds(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> float:
     )  # fmt: skip
     if w.exchange == GRID:
         cycles += (-(-w.chain // FETCHED_AHEAD) - 1) * L2_CYCLES if w.chain else 0
-    cycles += w.turns * TURN_CYCLES
+    cycles += w.turns * TURN_CYCLES + w.warps * 2 * -(-spilled_bytes // 4)
     waiting = c.fixed[w.exchange] * (c.backward if backward else 1.0)
     arrivals = w.blocks * c.arrival if w.exchange == GRID else 0.0
     exchanged = w.bytes * c.seconds_per_byte[w.exchange]
@@ -176,10 +183,14 @@ def alternating_seconds(problem: CudaProblem, gpu: Gpu) -> float:
     return dims.T * (fixed * (factor if backward else 1.0) + per_byte * size + read)
 
 
-def seconds(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> float:
-    """Predicted seconds of one call."""
+def seconds(problem: CudaProblem, tiling: AnyTiling, gpu: Gpu, spilled_bytes: int = 0) -> float:
+    """Predicted seconds of one call; spilled_bytes as in `step_seconds`."""
     dims = problem.dims
+    if isinstance(tiling, StepTiling):
+        started = -(-dims.B * dims.N * dims.D // (tiling.threads * gpu.sms))
+        starting = dims.T * started * START_CYCLES / (gpu.clock_mhz * 1e6)
+        return alternating_seconds(problem, gpu) + starting
     items = dims.N * -(-dims.B // ROWS)
     blocks = tiling.blocks if isinstance(tiling, SpreadTiling) else 1
     waves = -(-items // max(gpu.sms // blocks, 1))
-    return waves * dims.T * step_seconds(problem, tiling, gpu)
+    return waves * dims.T * step_seconds(problem, tiling, gpu, spilled_bytes)

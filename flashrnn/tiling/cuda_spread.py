@@ -10,6 +10,7 @@ written once, for numbers and for the solver's expressions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from autotune import resources
@@ -18,7 +19,7 @@ from autotune.space import Prediction
 from constrint import Model, either
 from constrint.expression import Operand
 from flashrnn.dtypes import FLOAT32
-from flashrnn.emit.cuda import BACKWARD, CLUSTER, emit_spread
+from flashrnn.emit.cuda import BACKWARD, CLUSTER, GRID, emit_spread
 from flashrnn.tiling.cuda import LEFT_BYTES, RIGHT_BYTES, ROWS, WARP, CudaProblem
 
 # Bytes of the sums of one column of operands: 16 per lane.
@@ -47,10 +48,15 @@ class SpreadTiling:
         return self.warps_n * self.warps_k
 
     def as_config(self) -> dict[str, int]:
-        """The tiling as a solution of the model."""
+        """The tiling as a solution of the model, in which `clustered` tells the exchange."""
         config = asdict(self)
-        del config["exchange"]
-        return config
+        return {"clustered": int(config.pop("exchange") == CLUSTER), **config}
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, int]) -> SpreadTiling:
+        """The tiling that a solution of either exchange's model means."""
+        sizes = dict(config)
+        return cls(CLUSTER if sizes.pop("clustered") else GRID, **sizes)
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Mode
     """Every tiling that fits the GPU with an exchange; spare as in `cuda.model`."""
     name = f"{problem.program.cell.name} {problem.direction}, a {exchange} of blocks"
     m = Model(f"{name}, on sm_{gpu.sm}")
+    m.int_var("clustered", (int(exchange == CLUSTER),))  # which tells a solution's exchange
     units = m.int_var("units", allowed_units(problem))
     most = gpu.sms if exchange != CLUSTER else gpu.architecture.cluster_blocks
     blocks = m.int_var("blocks", range(1, max(most, 1) + 1))
@@ -211,6 +218,5 @@ def products_per_step(problem: CudaProblem, tiling: SpreadTiling) -> int:
 def source_of(problem: CudaProblem, tiling: SpreadTiling) -> str:
     """The kernel's source for this tiling."""
     return emit_spread(
-        problem.program, problem.direction, problem.dtype, D=problem.dims.D,
-        exchange=tiling.exchange, **tiling.as_config(),
-    )  # fmt: skip
+        problem.program, problem.direction, problem.dtype, D=problem.dims.D, **asdict(tiling)
+    )

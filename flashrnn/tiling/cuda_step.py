@@ -16,6 +16,7 @@ from constrint.expression import Operand
 from flashrnn.emit.cuda import emit_step
 from flashrnn.tiling.cuda import WARP, CudaProblem
 
+STEP = "step"  # the schedule's name
 # Registers per thread; an estimate above all that the cells of the library need.
 REGISTERS = 64
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from flashrnn.emit.triton import BACKWARD, INFERENCE
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import triton_build
 from flashrnn.tiling.triton import TritonProblem
-from flashrnn.triton_tunable import _KernelRunner
+from flashrnn.triton_tunable import runner_of
 
 H100 = Device.named("h100-sxm")
 
@@ -75,7 +76,7 @@ def problem_of(direction: str) -> TritonProblem:
 
 
 def interpreted(kernel, config):
-    return _KernelRunner(kernel.problem_, kernel.tiling(config), "cpu")
+    return runner_of(kernel.problem_, kernel.tiling(config), "cpu")
 
 
 @pytest.fixture
@@ -109,15 +110,10 @@ def test_a_kernel_is_compiled_checked_and_timed(monkeypatch: pytest.MonkeyPatch)
 def test_what_goes_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled_elsewhere(monkeypatch)
 
-    class Drifting(_KernelRunner):
-        calls = 0
-
-        def results(self) -> bytes:
-            self.calls += 1
-            return bytes([self.calls])
-
     def drifting(kernel, config):
-        return Drifting(kernel.problem_, kernel.tiling(config), "cpu")
+        runner, calls = interpreted(kernel, config), count()
+        monkeypatch.setattr(runner, "results", lambda: bytes([next(calls)]))
+        return runner
 
     def broken(kernel, config):
         raise RuntimeError("CUDA error: out of memory")

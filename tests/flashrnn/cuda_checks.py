@@ -23,8 +23,6 @@ from flashrnn.tolerance import Comparison, compare
 
 Tile = Callable[[str], Tiled]
 Make = Callable[[CudaProblem, Any], HostKernel]
-# Against eager float32, whose products round nothing: operands with 10 bits of mantissa.
-TF32_BOUND = 3e-3
 
 
 def comparisons(
@@ -69,7 +67,4 @@ def inference(cell: Cell, dtype: Dtype, dims: Dims, tile: Tile, make: Make) -> l
 
 
 def _compare(name: str, got: torch.Tensor, exact: Tensors, eager: Tensors) -> Comparison:
-    found = compare(name, got, exact[name], eager[name])
-    if got.dtype == FLOAT32.torch:
-        return Comparison(name, found.error, TF32_BOUND)
-    return found
+    return compare(name, got, exact[name], eager[name], tf32=got.dtype == FLOAT32.torch)

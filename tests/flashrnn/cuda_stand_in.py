@@ -29,7 +29,7 @@ GPU = named("h100-sxm")
 class StandIn:
     """A kernel in the place of `cuda_driver.Function`; its "cubin" is the source."""
 
-    registers = 255
+    registers, spilled_bytes = 255, 0
     made: list[StandIn]  # since `install`
     launches: list[tuple[str, tuple[int, int]]]
     held: dict[str, int]  # blocks that the device holds of a kernel whose name contains the key

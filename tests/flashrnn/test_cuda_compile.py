@@ -37,8 +37,7 @@ def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> None:
     chosen = tiling.choose(problem, gpu, schedules)
     made = report(compile_for(problem, chosen, gpu.sm))
     if made.spill_store_bytes > 128:
-        spare = tiling.lacking(problem, chosen, gpu, made.spill_store_bytes)
-        chosen = tiling.choose(problem, gpu, schedules, spare)
+        chosen = tiling.second(problem, chosen, gpu, made.spill_store_bytes, schedules)
         made = report(compile_for(problem, chosen, gpu.sm))
     assert occupancy(gpu.sm, made.threads, made.registers, made.shared_bytes) >= 1
     assert made.step is not None

@@ -14,7 +14,15 @@ from flashrnn.runtime.cuda_kernels import COUNTER_WORDS
 from flashrnn.runtime.toolchain import source_directory
 from flashrnn.tiling import cuda_choice, cuda_spread
 from flashrnn.tiling.cuda import CudaProblem
-from flashrnn.tiling.cuda_choice import BLOCK, SCHEDULES, choose, largest, predict, schedule_of
+from flashrnn.tiling.cuda_choice import (
+    BLOCK,
+    SCHEDULES,
+    choose,
+    largest,
+    predict,
+    schedule_of,
+    tiling_of,
+)
 from flashrnn.tiling.cuda_latency import (
     FETCHED_AHEAD,
     PUBLISHED,
@@ -48,7 +56,8 @@ def test_what_follows_from_a_tiling_is_the_same_for_numbers_and_for_the_solver(
     solutions = list(cuda_spread.model(problem, H100, exchange).solutions())
     assert solutions
     for solution in solutions:
-        tiling = cuda_spread.SpreadTiling(exchange, **solution)
+        tiling = tiling_of(solution)
+        assert schedule_of(tiling) == exchange and tiling.as_config() == dict(solution)
         needed = predict(problem, tiling)
         assert occupancy(90, needed.threads, needed.registers, needed.shared_bytes) >= 1
         assert (tiling.blocks - 1) * tiling.units < D <= tiling.blocks * tiling.units

@@ -16,7 +16,7 @@ from flashrnn.families import gru_family, lstm_family
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import triton_kernels
 from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, TritonProblem, cheapest
-from flashrnn.triton_tunable import TritonKernel, _KernelRunner, kernels_for
+from flashrnn.triton_tunable import TritonKernel, kernels_for, runner_of
 
 H100 = Device.named("h100-sxm")
 
@@ -31,7 +31,7 @@ def test_a_candidate_is_checked(direction, schedule, monkeypatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     kernel = TritonKernel(problem_of(direction), schedule)
-    runner = _KernelRunner(kernel.problem_, cheapest(kernel.problem_, H100, schedule), "cpu")
+    runner = runner_of(kernel.problem_, cheapest(kernel.problem_, H100, schedule), "cpu")
     check = runner.check()
     assert check.ok, str(check)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_a_wrong_candidate_is_found(monkeypatch) -> None:
         lambda *a, **k: source(*a, **k).replace("1.0 / (1.0 + tl.exp(-x))", "1.0 / tl.exp(-x)"),
     )
     problem = problem_of(TRAINING)
-    runner = _KernelRunner(problem, cheapest(problem, H100, "fused"), "cpu")
+    runner = runner_of(problem, cheapest(problem, H100, "fused"), "cpu")
     assert not runner.check().ok
 
 
