@@ -94,20 +94,21 @@ def kernels_for(problems: Sequence[CudaProblem]) -> list[CudaKernel]:
 
 def described(problem: CudaProblem, chosen: AnyTiling) -> str:
     """A tiling in one line for people."""
-    where = IN_WORDS[schedule_of(chosen)]
+    schedule = schedule_of(chosen)
     if isinstance(chosen, StepTiling):
-        return f"{where}, {chosen.threads} threads per block"
+        return f"{IN_WORDS[schedule]}, {chosen.threads} threads per block"
     if isinstance(chosen, BlockTiling):
-        words = f"{where}, {chosen.warps} warps × {chosen.tiles_per_warp} tiles of 8 units"
+        words = f"{IN_WORDS[schedule]}, {chosen.warps} warps"
+        words += f" × {chosen.tiles_per_warp} tiles of 8 units"
         deep = problem.k_tiles
     else:
-        words = f"{chosen.blocks} of {where}, {chosen.units} units each"
+        words = f"a {schedule} of {chosen.blocks} blocks, {chosen.units} units each"
         words += f", {chosen.warps_n} × {chosen.warps_k} warps"
         if 1 < chosen.warps_k != chosen.sum_parts:
             words += " that add in turn"
         deep = -(-problem.k_tiles // chosen.warps_k)
     if problem.products:
-        words += f", {chosen.k_tiles_in_registers}/{deep} of R in registers"
+        words += f", {chosen.k_tiles_in_registers}/{deep} k tiles of R in registers"
     return words
 
 
