@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -195,6 +196,7 @@ def plan_with(problem: CudaProblem, tiling: AnyTiling, gpu: Gpu, device: torch.d
     )
 
 
+@lru_cache(maxsize=1024)
 def untuned(problem: CudaProblem, gpu: Gpu) -> AnyTiling:
     """The latency model's choice; a launch per step where no schedule holds a head.
 

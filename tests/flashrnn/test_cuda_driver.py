@@ -32,7 +32,8 @@ for name, (shape, environment) in json.loads(sys.argv[1]).items():
     os.environ.update(environment)
     try:
         function = Function(b"\x7fELF and more", "a kernel", Shape(*shape))
-        print("holds", function.resident(10), "registers", function.registers, flush=True)
+        print("holds", function.resident(10), "registers", function.registers,
+              "spilled", function.spilled_bytes, flush=True)
         function.launch((16, 3), (7, 5, None, 0.5))
     except BackendError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
@@ -81,8 +82,9 @@ def test_blocks_that_are_resident_at_once(told) -> None:
         "cuModuleGetFunction 0x200 run",
         "cuFuncSetAttribute 0x300 8 1000",  # MAX_DYNAMIC_SHARED_SIZE_BYTES
         "cuFuncGetAttribute 4 0x300",  # NUM_REGS
+        "cuFuncGetAttribute 3 0x300",  # LOCAL_SIZE_BYTES
         "cuOccupancyMaxActiveBlocksPerMultiprocessor 64 1000",
-        "holds 20 registers 41",
+        "holds 20 registers 41 spilled 12",
         "cuLaunchKernelEx grid 16 3 1 block 64 1 1 shared 1000 stream 0x77",
         " cooperative 1",
         " arguments 0x300 7 5 0 0.5",
@@ -96,16 +98,17 @@ def test_clusters(told) -> None:
         "cuFuncSetAttribute 0x300 8 200000",
         "cuFuncSetAttribute 0x300 14 1",  # NON_PORTABLE_CLUSTER_SIZE_ALLOWED
         "cuFuncGetAttribute 4 0x300",
+        "cuFuncGetAttribute 3 0x300",
         "cuOccupancyMaxActiveClusters grid 16 1 1 block 96 1 1 shared 200000 stream (nil)",
         " cluster 16 1 1",
-        "holds 48 registers 41",
+        "holds 48 registers 41 spilled 12",
         "cuLaunchKernelEx grid 16 3 1 block 96 1 1 shared 200000 stream 0x77",
         " cluster 16 1 1",
         " arguments 0x300 7 5 0 0.5",
     ]
     assert "cuFuncSetAttribute 0x300 14 1" not in told["portable"]
-    assert "holds 24 registers 41" in told["portable"]
-    assert "holds 0 registers 41" in told["no cluster"]
+    assert "holds 24 registers 41 spilled 12" in told["portable"]
+    assert "holds 0 registers 41 spilled 12" in told["no cluster"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,11 +22,13 @@ from flashrnn.nn import LSTM
 from flashrnn.runtime import (
     cuda_check,
     cuda_driver,
+    cuda_kernels,
     gpu_choice,
     gpu_tensors,
     triton_build,
     triton_kernels,
 )
+from flashrnn.tiling.cuda_choice import cheapest
 from flashrnn.tiling.triton import FusedTiling
 
 
@@ -196,6 +199,52 @@ def test_auto_prefers_what_was_measured(gpu, tmp_path, monkeypatch) -> None:
     choice = choose_backend(x, lstm)
     assert choice.backend == "triton"
     assert choice.reason.startswith("what was measured comes before a prediction")
+
+
+def test_auto_compares_what_was_measured(gpu, tmp_path, monkeypatch) -> None:
+    """Per step, forward and backward; calls of different lengths were tuned."""
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    x, h100 = on_cuda(16, 3, 4, 2, 64), Device.named("h100-sxm")
+    problem = gpu_choice._problem(x, lstm)
+
+    def tuned(backend: str, direction: str, seconds: float | None, steps: int) -> None:
+        one = replace(problem, direction=direction)
+        by_cuda = gpu_choice._as_cuda(one)
+        key, tiling = triton_kernels.problem_key(one), FusedTiling(16, 64, 4, 1, 0)
+        if backend == "cuda":
+            key, tiling = cuda_kernels.problem_key(by_cuda), cheapest(by_cuda, h100, "grid")
+        cache.store(cache.Entry(
+            backend, h100.fingerprint, key, tiling.as_config(), "", seconds, None, [], steps=steps
+        ))  # fmt: skip
+
+    tuned("cuda", "training", 5e-3, 100)
+    choice = choose_backend(x, lstm)
+    assert choice.backend == "cuda", "before a prediction, which would take another"
+    assert choice.reason == (
+        "what was measured comes before a prediction for Triton: CUDA kernels hold R of a head on "
+        "NVIDIA H100 SXM; their tiling is tuned: the fastest of those measured"
+    )
+    tuned("triton", "training", 3e-3, 1000)
+    assert "since tuning did not time both" in choose_backend(x, lstm).reason
+    tuned("cuda", "backward", 5e-3, 100)
+    tuned("triton", "backward", 300e-3, 1000)
+    choice = choose_backend(x, lstm)
+    assert choice.backend == "cuda"
+    told = "303 µs by Triton and 100 µs by CUDA kernels per step, forward and backward, measured: "
+    assert choice.reason.startswith(told)
+    tuned("triton", "backward", 90e-3, 1000)
+    assert choose_backend(x, lstm).backend == "triton"
+    tuned("triton", "backward", None, 1000)
+    assert "since tuning did not time both" in choose_backend(x, lstm).reason
+
+
+def test_auto_tells_which_schedule_tuning_found(gpu, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    x, h100 = on_cuda(16, 3, 4, 2, 64), Device.named("h100-sxm")
+    key = cuda_kernels.problem_key(gpu_choice._as_cuda(gpu_choice._problem(x, lstm)))
+    cache.remember_here(key, h100.fingerprint, {"threads": 32})
+    told = choose_backend(x, lstm).reason
+    assert "a product of the library: tuning found it faster than fused kernels" in told
 
 
 def test_auto_where_one_or_both_cannot(gpu, monkeypatch) -> None:

@@ -89,7 +89,7 @@ def test_what_a_kernel_does_not_write_is_wrong(stand_in, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "D"), [(BLOCK, 64), (CLUSTER, 512), (GRID, 1024), (STEP, 8192)]
+    ("schedule", "D"), [(BLOCK, 64), (CLUSTER, 512), (GRID, 1024), (STEP, 4096)]
 )
 def test_default_is_a_solution_and_predicted_to_launch(schedule, D) -> None:
     """A batch that fills no tile: the run time's tilings are those of whole tiles."""
