@@ -66,6 +66,17 @@ def test_another_problem_or_device_is_another_entry(tmp_path: Path) -> None:
     assert cache.lookup(PROBLEM, describe(tmp_path, range(77))) is None
 
 
+def test_the_time_of_a_step_is_kept_beside_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device.current()
+    assert cache.step_seconds(PROBLEM, device) is None, "nothing is remembered"
+    cache.store(replace(entry(3), seconds=6.0, steps=4))
+    assert cache.step_seconds(PROBLEM, device) == 1.5
+    forget(monkeypatch)
+    assert cache.step_seconds(PROBLEM, device) == 1.5
+    cache.store(replace(entry(3), seconds=None, steps=4))
+    assert cache.step_seconds(PROBLEM, device) is None, "nothing was timed"
+
+
 def test_callers_learn_that_an_answer_changed() -> None:
     before = cache.generation()
     cache.lookup(PROBLEM, Device.current())
@@ -106,6 +117,8 @@ def test_the_caller_may_change_what_it_got() -> None:
         json.dumps({**asdict(entry()), "schema": 99}).encode(),
         json.dumps({**asdict(entry()), "config": {"size": "3"}}).encode(),
         json.dumps({**asdict(entry()), "colour": "red"}).encode(),
+        json.dumps({**asdict(entry()), "steps": 0}).encode(),
+        json.dumps({**asdict(entry()), "seconds": "3"}).encode(),
         json.dumps({"schema": cache.SCHEMA}).encode(),
     ],
 )

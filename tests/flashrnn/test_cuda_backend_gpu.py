@@ -11,10 +11,12 @@ from problems import cast, every_cell, problem, results
 from test_cuda_backend import OPTIONS
 
 from autotune.device import Device
+from autotune.registry import Origin
+from autotune.tuner import tune_family
 from flashrnn import DriverError, flashrnn
 from flashrnn.cells import gru, lstm, slstm
 from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from flashrnn.emit.cuda import CLUSTER
+from flashrnn.emit.cuda import CLUSTER, DIRECTIONS
 from flashrnn.errors import BackendError
 from flashrnn.runtime import cuda_kernels
 from flashrnn.runtime.cuda_driver import Function, Shape
@@ -174,6 +176,33 @@ def test_a_refused_launch_is_told(monkeypatch) -> None:
     together = Function(cubin, "refused", Shape(shape.threads, shape.shared_bytes, 1, True))
     with pytest.raises(DriverError, match="COOPERATIVE_LAUNCH_TOO_LARGE on launching"):
         together.launch((1 << 20, 1), (None,) * 40)
+
+
+def test_tuned_kernels_are_checked_timed_and_used(tmp_path, monkeypatch) -> None:
+    """All schedules race; whichever won runs at the next call."""
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    options = {
+        "batch": 16, "time": 64, "heads": 1, "head_dim": 128, "dtype": "bfloat16", "tf32": False,
+        "backend": "cuda", "device": "cuda",
+    }  # fmt: skip
+    gpu = Device.current("cuda")
+    origin = Origin("flashrnn.families:lstm_family", options)
+    results = list(tune_family(origin, gpu, budget_seconds=180.0, top_k=4))
+    assert [r.name.rpartition(" ")[0] for r in results] == [
+        f"lstm {direction} cuda," for direction in DIRECTIONS
+    ]
+    for result in results:
+        assert result.check.ok
+        assert result.seconds is not None
+        wrong = [t for t in result.trials if t.status not in ("timed", "skipped")]
+        assert not wrong, [(t.description, t.status, t.reason) for t in wrong]
+    monkeypatch.setattr(cuda_kernels, "_plans", {})
+    p = problem(lstm, 16, 64, 1, 128, torch.bfloat16)
+    check(lstm, p)
+    used = {key[1]: plan.tiling for key, (_, plan) in cuda_kernels._plans.items()}
+    for result in results[1:]:
+        config = result.config
+        assert used[result.name.split()[1]].as_config() == config
 
 
 def test_another_device() -> None:

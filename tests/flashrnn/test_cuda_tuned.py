@@ -148,43 +148,57 @@ def test_a_tuned_tiling_that_the_driver_does_not_hold(loaded) -> None:
         assert schedule_of(plan().tiling) == BLOCK
 
 
-LARGE = CudaProblem(lower(lstm), INFERENCE, BFLOAT16, Dims(16, 1, 1, 96))
+def large(D: int) -> CudaProblem:
+    return CudaProblem(lower(lstm), INFERENCE, BFLOAT16, Dims(16, 1, 1, D))
 
 
-def constants(tiling) -> str:
+def constants(problem: CudaProblem, tiling) -> str:
     """What only the source of this tiling says."""
-    source = cuda_kernels.source_of(LARGE, tiling)
+    source = cuda_kernels.source_of(problem, tiling)
     return source[source.index("constexpr int D") : source.index("struct Cell")]
 
 
+def choices(D: int, spilled: int):
+    """What is chosen first, and where the compiler spills so many bytes in that."""
+    first = cuda_choice.choose(large(D), GPU)
+    return first, cuda_choice.second(large(D), first, GPU, spilled)
+
+
 def test_where_the_compiler_spills_another_tiling_is_tried(loaded) -> None:
-    first = plan(LARGE).tiling
-    second = cuda_choice.second(LARGE, first, GPU, 200)
-    assert second is not None and second != first
-    loaded.spilled = {constants(first): 200}
-    cuda_kernels._plans.clear()
-    cuda_kernels._functions.clear()
-    loaded.made.clear()
-    assert plan(LARGE).tiling == second
-    assert len(loaded.made) == 2
-    assert plan(LARGE).tiling == second
+    first, second = choices(256, 200)
+    loaded.spilled = {constants(large(256), first): 200}
+    assert plan(large(256)).tiling == second != first
+    assert [f.spilled_bytes for f in loaded.made] == [200, 0]
+    assert plan(large(256)).tiling == second
     assert len(loaded.made) == 2, "a plan is made once"
 
 
 def test_the_better_of_two_that_spill_is_kept(loaded) -> None:
-    first = plan(LARGE).tiling
-    second = cuda_choice.second(LARGE, first, GPU, 200)
-    loaded.spilled = {constants(first): 200, constants(second): 4000}
-    cuda_kernels._plans.clear()
-    cuda_kernels._functions.clear()
-    assert plan(LARGE).tiling == first
+    first, second = choices(256, 200)
+    loaded.spilled = {
+        constants(large(256), first): 200, constants(large(256), second): 4000,
+    }  # fmt: skip
+    assert plan(large(256)).tiling == first
+    assert len(loaded.made) == 2
+
+
+def test_a_spill_costs_less_than_a_slower_schedule(loaded) -> None:
+    first, second = choices(96, 128)
+    assert (schedule_of(first), schedule_of(second)) == (CLUSTER, GRID)
+    loaded.spilled = {constants(large(96), first): 128}
+    assert plan(large(96)).tiling == first
+    assert len(loaded.made) == 2
 
 
 def test_a_spill_where_nothing_else_fits(loaded) -> None:
     """And where the driver does not hold what else fits."""
-    first = plan(LARGE).tiling
-    cuda_kernels._plans.clear()
-    cuda_kernels._functions.clear()
-    loaded.spilled = {constants(first): 4000}
-    assert cuda_choice.second(LARGE, first, GPU, 4000) is None
-    assert plan(LARGE).tiling == first
+    first, second = choices(96, 4000)
+    assert second is None
+    loaded.spilled = {constants(large(96), first): 4000}
+    assert plan(large(96)).tiling == first
+    first, second = choices(1024, 200)
+    assert schedule_of(second) == GRID
+    loaded.spilled = {constants(large(1024), first): 200}
+    resident = loaded.resident
+    loaded.resident = lambda self, sms: 0 if self.spilled_bytes == 0 else resident(self, sms)
+    assert plan(large(1024)).tiling == first
