@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def test_what_a_kernel_does_not_write_is_wrong(stand_in, monkeypatch) -> None:
         stand_in, "launch", lambda self, grid, given: launch(self, (grid[0] - 1, grid[1]), given)
     )
     assert not runner.check().ok
+    errors = {found.what: found.error for found in runner._of(3).compare(tf32=False)}
+    assert errors == {"states": math.inf, "last": math.inf}, "NaN was there before"
 
 
 @pytest.mark.parametrize(
