@@ -34,7 +34,9 @@ def show(cell: Cell, options: argparse.Namespace) -> str:
     dims = Dims(options.batch, 1, options.heads, options.head_dim)
     problem = CudaProblem(lower(cell), direction, GPU_BY_NAME[dtype], dims)
     chosen = tiling.choose(problem, gpu)
-    words = ", ".join(f"{name} = {value}" for name, value in chosen.as_config().items())
+    config = chosen.as_config()
+    config.pop("clustered", None)  # which the schedule's words say
+    words = ", ".join(f"{name} = {value}" for name, value in config.items())
     needed = tiling.predict(problem, chosen)
     where = IN_WORDS[tiling.schedule_of(chosen)]
     step = 1e6 * step_seconds(problem, chosen, gpu)
