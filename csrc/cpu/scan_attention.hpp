@@ -49,7 +49,12 @@ struct Prefix {
   Prefix(Workspace<Real>& memory, int64_t n, int64_t D)
       : n(n), D(D), padded(round_up(D, S::lanes)) {
     for (Real** x : {&m, &u, &u_lost, &factor, &other}) *x = memory.take(n + S::lanes);
-    for (Real** x : {&w, &w_lost, &local}) *x = memory.take(n * padded);
+    // Numbers whose addresses agree in their last 12 bits are taken for each other by processors,
+    // in some pages: a row then takes three times as long. So half a page lies between these two.
+    constexpr int64_t page = 4096 / sizeof(Real);
+    w = memory.take(n * padded + (page + page / 2 - n * padded % page) % page);
+    local = memory.take(n * padded);
+    w_lost = memory.take(n * padded);
   }
 
   // From a state of n heads; null for the empty prefix.
