@@ -145,8 +145,8 @@ def model(problem: ScanProblem, device: Cpu) -> Model:
 def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
     """Estimated seconds of one call, to rank tilings by: traffic of the busiest core.
 
-    With more than one chunk, what is read is read twice. A result that is written through the
-    caches is fetched first.
+    With more than one chunk, what is read is read twice. A result that is written to memory through
+    the caches is fetched first; in the last cache that is hidden.
     """
     t = ScanTiling.of_config(config)
     lanes = device.vector_bytes // problem.real.bytes
@@ -158,7 +158,7 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
     row = min(t.columns_per_core, problem.columns) * problem.width
     read, written = problem.streams
     passes = 1 if chunks == 1 else 2
-    fits = _bytes(problem) <= device.l3_bytes // 2
+    fits = _bytes(problem) <= device.l3_bytes // 4  # others use it too
     source = "l3" if fits else "memory"
     size = problem.storage.bytes
     traffic = {source: float(steps * row * size * read * passes)}
@@ -166,7 +166,7 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
     if t.streaming:
         traffic["memory"] = traffic.get("memory", 0.0) + result
     else:
-        traffic[source] += 2 * result
+        traffic[source] += result if fits else 2 * result
     span = min(problem.contiguous, row)
     whole, rest = divmod(-(-span // lanes), t.vectors_per_panel)
     panels = (whole + rest) * (row // span) / min(t.heads_per_panel, t.columns_per_core)
