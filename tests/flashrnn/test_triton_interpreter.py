@@ -12,7 +12,7 @@ from flashrnn import flashrnn
 from flashrnn.cells import elman, elman_relu, gru, lstm, slstm
 from flashrnn.emit.triton import IEEE
 from flashrnn.runtime import gpu_tensors, triton_kernels
-from flashrnn.tiling.triton import AlternatingTiling, Chosen
+from flashrnn.tiling.triton import AlternatingTiling
 from flashrnn.tolerance import compare
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -33,7 +33,7 @@ def alternating(monkeypatch):
     """Every problem runs the alternating schedule."""
     monkeypatch.setattr(triton_kernels, "_plans", {})
     tiling = AlternatingTiling(b_per_program=2, d_per_program=16, num_warps=1)
-    monkeypatch.setattr(triton_kernels.tiling, "choose", lambda *_: Chosen(tiling))
+    monkeypatch.setattr(triton_kernels.CELLS, "best", lambda *_: tiling)
 
 
 def check(cell, arguments) -> None:
