@@ -154,21 +154,3 @@ def test_what_has_a_fault_is_chosen_again() -> None:
     (choice,) = made.choices.values()
     assert first not in {t for _, classes in choice for _, t in classes}
     assert dict(made.choices) == CUDA.choices([problem], H100, made.rejected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", GPUS)
-def test_kernels_of_a_pack_spill_nothing(name) -> None:
-    """A sample of what the compiler's report took part in: first choices of some problems."""
-    pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
-    gpu, shipped = Device.named(name), read(SHIPPED / f"{name}.json").sections[CUDA.name]
-    faults = pack_check.compiling(None, gpu)
-    kernels = [
-        (CUDA, problem, shipped.choices[CUDA.key_of(problem)][0][1][0][1])
-        for problem in cuda.problems(list(CELLS.values()))[GPUS.index(name) :: 23]
-        if shipped.choices[CUDA.key_of(problem)]
-    ]
-    found = [fault for fault in faults(kernels) if fault]
-    if shipped.chosen_by == pack_check.BY_REPORT:
-        assert not found
-    assert len(found) <= 1 + 0.1 * len(kernels)  # the model alone
