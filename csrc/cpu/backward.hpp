@@ -265,9 +265,8 @@ struct Backward {
         const auto& a = item.f.a;
         const int64_t later = row + rows_ahead, steps = later / item.rows;
         const int64_t b = item.b0 + later % item.rows, t = item.t > steps ? item.t - steps : 0;
-        const int64_t at = a.order.position(b, t), vectors = (a.D + W - 1) / W;
-        const int64_t step = a.order.start + t;
-        saved = a.saved + ((step * a.B + b) * a.N + item.n) * vectors * Cell::saved * W;
+        const int64_t at = a.order.position(b, t);
+        saved = a.saved + saved_offset(a, a.order.start + t, b, item.n, 0, Cell::saved, W);
         states = a.states + b * a.states_b + at * a.states_t + item.n * a.states_n;
         d_states_kept = a.d_states_kept;
         d_states = d_states_kept == 0 ? nullptr
@@ -292,10 +291,10 @@ struct Backward {
     __attribute__((noinline)) void finish(int64_t b) const {
       const auto& a = f.a;
       constexpr int weights = K > 0 ? K : 1, saved = Cell::saved > 0 ? Cell::saved : 1;
-      const int64_t D = a.D, step = a.order.start + t, vectors = (D + W - 1) / W;
+      const int64_t D = a.D, step = a.order.start + t;
       const int64_t now = a.order.position(b0 + b, t);
       const bool clip = step + 1 < a.order.length(b0 + b);
-      const Real* saved_at = a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + from / W) * Cell::saved * W;
+      const Real* saved_at = a.saved + saved_offset(a, step, b0 + b, n, from, Cell::saved, W);
       const Real *state_at[states], *next_at[states], *d_next_at[states];
       for (int s = 0; s < states; ++s) {
         const Real* row = a.states + s * a.states_s + (b0 + b) * a.states_b + n * a.states_n;

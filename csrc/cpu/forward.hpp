@@ -345,11 +345,8 @@ struct Forward {
         }
     }
 
-    // Where a vector of units of one row leaves what the backward pass asked for.
     FLASHRNN_INLINE Real* saved_at(int64_t b, int64_t d) const {
-      const auto& a = f.a;
-      const int64_t vectors = (a.D + W - 1) / W, step = a.order.start + t;
-      return a.saved + (((step * a.B + b0 + b) * a.N + n) * vectors + d / W) * Cell::saved * W;
+      return f.a.saved + saved_offset(f.a, f.a.order.start + t, b0 + b, n, d, Cell::saved, W);
     }
 
     FLASHRNN_INLINE Vec bias_of(int g, int64_t d) const {

@@ -38,4 +38,13 @@ struct Order {
   }
 };
 
+// Where the values lie that a cell saves of unit d, a whole vector of `lanes`, in [T, B, N, vectors
+// of D, values, lanes]; a: the arguments of either direction.
+template <class Arguments>
+int64_t saved_offset(const Arguments& a, int64_t step, int64_t b, int64_t n, int64_t d,
+                     int64_t values, int64_t lanes) {
+  const int64_t vectors = (a.D + lanes - 1) / lanes;
+  return (((step * a.B + b) * a.N + n) * vectors + d / lanes) * values * lanes;
+}
+
 }  // namespace flashrnn

@@ -49,8 +49,8 @@ struct Prefix {
   Prefix(Workspace<Real>& memory, int64_t n, int64_t D)
       : n(n), D(D), padded(round_up(D, S::lanes)) {
     for (Real** x : {&m, &u, &u_lost, &factor, &other}) *x = memory.take(n + S::lanes);
-    // Numbers whose addresses agree in their last 12 bits are taken for each other by processors,
-    // in some pages: a row then takes three times as long. So half a page lies between these two.
+    // Where w and local agreed in the last 12 bits of their addresses, a row took two to three times
+    // as long in some pages (Zen 4): so half a page lies between them.
     constexpr int64_t page = 4096 / sizeof(Real);
     w = memory.take(n * padded + (page + page / 2 - n * padded % page) % page);
     local = memory.take(n * padded);

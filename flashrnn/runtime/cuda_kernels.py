@@ -106,8 +106,8 @@ _functions: dict[object, Function] = {}
 def plan_for(cell: Cell, direction: str, like: torch.Tensor, dims: Dims) -> AnyPlan:
     """The plan for these sizes, in the dtype and on the device of `like`; T takes no part.
 
-    What tuning left, else the model's choice. What was tuned since takes the place of a known plan,
-    but while a CUDA graph is captured.
+    What tuning left, else a pack's tiling or the model's. What was tuned since takes the place of a
+    known plan, but while a CUDA graph is captured.
 
     Raises TilingError where a cell without a product has no tiling, BackendError where a kernel
     would have to be compiled while a CUDA graph is captured, and what `cubin_of` and `Function`

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune_toy import ToyFamily
+from host_clock import HostStream
 
 from autotune import serve
 from autotune.errors import MissingExtra
@@ -138,18 +139,6 @@ class ToyGpuRunner:
     def results(self) -> bytes:
         self.run()
         return str(self.runs).encode() if self.fault == "random" else b"same"
-
-
-class HostStream:
-    """The host's clock instead of a GPU's, for the measuring process of a test."""
-
-    def __init__(self, l2_bytes: int) -> None:
-        self.flush = lambda: None
-        self.capturing = lambda: False
-        self.mark = time.perf_counter
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
 
 
 class ToyGpuFamily(ToyFamily):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import pytest
 from cuda_stand_in import GPU, install
+from host_clock import HostStream
 
 from autotune import serve
 from autotune.gpu import Gpu
@@ -22,18 +22,6 @@ from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.cuda_choice import BLOCK
 
 PROBLEM = CudaProblem(lower(lstm), TRAINING, BFLOAT16, Dims(3, 2, 1, 16))
-
-
-class HostStream:
-    """The host's clock instead of a GPU's."""
-
-    def __init__(self, l2_bytes: int) -> None:
-        self.flush = lambda: None
-        self.capturing = lambda: False
-        self.mark = time.perf_counter
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
 
 
 @dataclass(frozen=True)

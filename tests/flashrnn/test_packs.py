@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pack_files import GPUS, H100, always, mine
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autotune import cache
@@ -21,32 +22,19 @@ from flashrnn.pack_command import CELLS as BY_NAME
 from flashrnn.pack_command import asked_for
 from flashrnn.packs import CELLS, cells
 from flashrnn.packs.kind import Section
-from flashrnn.packs.pack import KINDS, SHIPPED, Pack, read, text, write
+from flashrnn.packs.pack import KINDS, SHIPPED, Pack, read, text
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import gpu_tensors, triton_build, triton_kernels
 from flashrnn.tiling import triton as tiling
 from flashrnn.tiling import triton_needs
 from flashrnn.tiling.triton import AlternatingTiling, FusedTiling, TritonProblem
 
-GPUS = ("a100-40-sxm", "h100-sxm", "l4", "rtx-4090")
-H100 = Device.named("h100-sxm")
 pytestmark = pytest.mark.usefixtures("own_packs")
 OTHER = FusedTiling(16, 64, 4, 1, 0)  # fits, and is not what the model likes
 
 
 def problem_of(B=16, N=4, D=64, dtype=BFLOAT16, cell=lstm, precision="ieee") -> TritonProblem:
     return TritonProblem(lower(cell), TRAINING, dtype, Dims(B, 1, N, D), precision)
-
-
-def mine(tmp_path, choices, fingerprint=H100.fingerprint):
-    path = tmp_path / "packs" / "h100-sxm.json"
-    write(Pack(fingerprint, {}, {CELLS.name: Section("test", choices)}), path)
-    return path
-
-
-def always(tiling):
-    """A choice for all sizes."""
-    return ((None, ((None, tiling),)),)
 
 
 def regenerated(name: str, own, head_dims) -> None:
@@ -95,7 +83,7 @@ def test_it_is_used_where_nothing_was_tuned(tmp_path) -> None:
     problem = problem_of()
     assert triton_kernels.select(problem, H100).tiling != OTHER
     runs = ((4, OTHER), (None, replace(OTHER, num_warps=8)))
-    mine(tmp_path, {CELLS.key_of(problem): ((None, runs),)})
+    mine(CELLS, tmp_path, {CELLS.key_of(problem): ((None, runs),)})
     selected = triton_kernels.select(problem, H100)
     assert selected.tiling == OTHER
     assert selected.by == "model-chosen, not measured: the pack h100-sxm.json by the test"
@@ -144,7 +132,7 @@ WRONG = {
 @pytest.mark.parametrize("why", WRONG)
 def test_a_bad_pack_is_ignored_with_a_warning(why, tmp_path) -> None:
     problem = problem_of()
-    path = mine(tmp_path, {CELLS.key_of(problem): always(OTHER)})
+    path = mine(CELLS, tmp_path, {CELLS.key_of(problem): always(OTHER)})
     damaged = WRONG[why](path.read_text())
     assert damaged != path.read_text()
     path.write_text(damaged)
@@ -157,7 +145,7 @@ def test_a_bad_pack_is_ignored_with_a_warning(why, tmp_path) -> None:
 
 
 def test_a_pack_of_nobodys_gpu_is_read_quietly(tmp_path) -> None:
-    mine(tmp_path, {CELLS.key_of(problem_of()): always(OTHER)}, fingerprint="another")
+    mine(CELLS, tmp_path, {CELLS.key_of(problem_of()): always(OTHER)}, fingerprint="another")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert packs.lookup(CELLS, problem_of(), H100).tiling != OTHER

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from pack_files import GPUS, H100, always, mine
 
 from autotune.device import Device
 from autotune.errors import CacheWarning
@@ -14,7 +15,7 @@ from flashrnn.emit.cuda import BACKWARD, GRID, INFERENCE, TRAINING
 from flashrnn.pack_command import CELLS
 from flashrnn.packs import CUDA, cuda
 from flashrnn.packs.kind import Section
-from flashrnn.packs.pack import SHIPPED, Pack, read, write
+from flashrnn.packs.pack import SHIPPED, Pack, read
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import cuda_kernels
 from flashrnn.tiling.cuda import BlockTiling, CudaProblem
@@ -22,24 +23,11 @@ from flashrnn.tiling.cuda_choice import choose, schedule_of
 from flashrnn.tiling.cuda_spread import SpreadTiling
 
 pytestmark = pytest.mark.usefixtures("own_packs")
-GPUS = ("a100-40-sxm", "h100-sxm", "l4", "rtx-4090")
-H100 = Device.named("h100-sxm")
 OTHER = SpreadTiling(GRID, 32, 2, 1, 1, 1, 0)  # fits, and is not what the model likes
 
 
 def problem_of(B=16, N=1, D=64, dtype=BFLOAT16, direction=TRAINING, cell=lstm):
     return CudaProblem(lower(cell), direction, dtype, Dims(B, 1, N, D))
-
-
-def mine(tmp_path, choices, fingerprint=H100.fingerprint):
-    path = tmp_path / "packs" / "h100-sxm.json"
-    write(Pack(fingerprint, {}, {CUDA.name: Section("test", choices)}), path)
-    return path
-
-
-def always(tiling):
-    """A choice for all sizes."""
-    return ((None, ((None, tiling),)),)
 
 
 def regenerated(name, own, head_dims, some=slice(None)) -> None:
@@ -103,7 +91,7 @@ def test_what_is_shipped_fits(name) -> None:
 def test_plans_take_it_and_solve_only_where_it_cannot_be_held(tmp_path, monkeypatch) -> None:
     problem = problem_of(N=3)
     assert choose(problem, H100) != OTHER
-    mine(tmp_path, {CUDA.key_of(problem): always(OTHER)})
+    mine(CUDA, tmp_path, {CUDA.key_of(problem): always(OTHER)})
     solved = []
     monkeypatch.setattr(cuda_kernels, "fits", lambda *_: True)
     monkeypatch.setattr(
@@ -131,7 +119,7 @@ WRONG = {
 
 @pytest.mark.parametrize("why", WRONG)
 def test_a_bad_pack_is_ignored_with_a_warning(why, tmp_path) -> None:
-    path = mine(tmp_path, {CUDA.key_of(problem_of()): always(OTHER)})
+    path = mine(CUDA, tmp_path, {CUDA.key_of(problem_of()): always(OTHER)})
     damaged = WRONG[why](path.read_text())
     assert damaged != path.read_text()
     path.write_text(damaged)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pack_files import GPUS, H100, mine
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autotune import cache, compiler_report
@@ -16,25 +17,17 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR
 from flashrnn.packs import SCANS, scans
 from flashrnn.packs.kind import Section
-from flashrnn.packs.pack import SHIPPED, Pack, read, write
+from flashrnn.packs.pack import SHIPPED, Pack, read
 from flashrnn.runtime import triton_scan, triton_scan_attention
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS
 from flashrnn.tiling.triton_scan import TritonScanProblem, TritonScanTiling, cheapest, tilings
 
 pytestmark = pytest.mark.usefixtures("own_packs")
-GPUS = ("a100-40-sxm", "h100-sxm", "l4", "rtx-4090")
-H100 = Device.named("h100-sxm")
 OTHER = TritonScanTiling(16, 32, 512, 2)  # fits, and is not what the model likes
 
 
 def problem_of(rows=8, T=4096, D=64, dtype=BFLOAT16, direction=FORWARD, kind=ATTENTION):
     return TritonScanProblem(kind, direction, dtype, False, rows, T, D)
-
-
-def mine(tmp_path, choices, fingerprint=H100.fingerprint):
-    path = tmp_path / "packs" / "h100-sxm.json"
-    write(Pack(fingerprint, {}, {SCANS.name: Section("test", choices)}), path)
-    return path
 
 
 def regenerated(name, widths) -> None:
@@ -87,7 +80,7 @@ def test_it_is_used_where_nothing_was_tuned(tmp_path) -> None:
     assert triton_scan.select(problem, H100).tiling != OTHER
     sequential = replace(OTHER, t_per_chunk=4096)
     by_rows = ((8, OTHER), (None, sequential))
-    mine(tmp_path, {SCANS.key_of(problem): ((4096, by_rows),)})
+    mine(SCANS, tmp_path, {SCANS.key_of(problem): ((4096, by_rows),)})
     selected = triton_scan.select(problem, H100)
     assert selected.tiling == OTHER
     assert selected.by == "model-chosen, not measured: the pack h100-sxm.json by the test"
@@ -112,7 +105,7 @@ def test_a_call_on_the_gpu_takes_it(tmp_path, monkeypatch) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(triton_scan, "device_of", lambda _: H100)
-    mine(tmp_path, {SCANS.key_of(problem_of()): ((None, ((None, OTHER),)),)})
+    mine(SCANS, tmp_path, {SCANS.key_of(problem_of()): ((None, ((None, OTHER),)),)})
     with FakeTensorMode():
         v = torch.empty(2, 4000, 4, 64, dtype=torch.bfloat16, device="cuda")
     problem = triton_scan_attention.problem_of(FORWARD, v, 2, 4000)
@@ -130,7 +123,7 @@ WRONG = {
 
 @pytest.mark.parametrize("why", WRONG)
 def test_a_bad_pack_is_ignored_with_a_warning(why, tmp_path) -> None:
-    path = mine(tmp_path, {SCANS.key_of(problem_of()): ((None, ((None, OTHER),)),)})
+    path = mine(SCANS, tmp_path, {SCANS.key_of(problem_of()): ((None, ((None, OTHER),)),)})
     damaged = WRONG[why](path.read_text())
     assert damaged != path.read_text()
     path.write_text(damaged)
