@@ -59,7 +59,9 @@ def run(options: argparse.Namespace) -> None:
     """Raises UnknownDevice, OptionError, MissingExtra, OSError."""
     asked = asked_for(options.kernels, options.backend)
     if not asked:
-        raise OptionError(f"{', '.join(options.kernels)} has no kernels of back end cuda")
+        raise OptionError(
+            f"{', '.join(options.kernels)} has no kernels of back end cuda; triton has"
+        )
     folder = options.output or cache_directory() / "packs"
     judged: dict[int, pack_check.Judged] = {}
     for gpu in [Device.named(name) for name in options.device]:
