@@ -2,7 +2,8 @@
 
 What a scan must move is counted (scores, values and outputs once; for the backward pass values,
 outputs and their gradients in, two gradients out) and set against what `copy_` moves per second on
-the same tensor, in the same interleaved run. Outputs are preallocated there; with fresh outputs,
+the same tensor, and what loops move that only read and write the same tensors, in the same
+interleaved run. Outputs are preallocated there; with fresh outputs,
 as the library and every peer make them, page faults are a part of the time.
 """
 
@@ -10,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from autotune.device import Device
 from autotune.measure import Timing, interleave
 from bench import files
 from bench.machine import Machine, confined
+from bench.scan_streams import mover
 from bench.suites import Suite
 from flashrnn.attention import ScanState, scan_attention, step
 from flashrnn.attention.family import eager_composite
 from flashrnn.runtime import scan_attention as operators
-from flashrnn.runtime.build import open_library
 from flashrnn.scan_reference import attention_reference as reference
 
 Tensor = torch.Tensor
@@ -42,25 +42,7 @@ MOST_QUADRATIC, MOST_FUSED_QUADRATIC = 1024, 4096
 POSITIONS = (100, 10_000, 1_000_000)
 CACHES = (1_000, 10_000, 100_000, 1_000_000)
 SAMPLE_SECONDS = 5e-3
-
-_COPY = """\
-// A copy that bypasses the caches on its way out.
-#include "cpu/storage.hpp"
-
-struct Arguments {{
-  const float* from;
-  float* to;
-  int64_t count;
-}};
-using S = flashrnn::Simd<float, {vector_bytes}>;
-
-FLASHRNN_EXPORT int64_t flashrnn_copy(const Arguments* a) {{
-  for (int64_t i = 0; i + S::lanes <= a->count; i += S::lanes)
-    flashrnn::Memory<S, float>::stream(a->to + i, S::load(a->from + i));
-  flashrnn::fence();
-  return 0;
-}}
-"""
+STORES = {"through the caches": False, "past the caches": True}
 
 
 class Problem:
@@ -94,17 +76,47 @@ class Problem:
             self.d_s, self.d_v, None,
         )  # fmt: skip
 
+    def bare(self, name: str, *, backward: bool) -> Calls:
+        """Loops that only move the values, outputs and gradients of a call, by kind of store."""
+        calls: Calls = {}
+        for stores, past_caches in STORES.items():
+            there = mover((self.v,), self.copy, past_caches=past_caches)
+            back = mover((self.v, self.o, self.d_o), self.d_v, past_caches=past_caches)
+            calls[f"{name}, {stores}"] = partial(_each, (there, back)) if backward else there
+        return calls
+
 
 def bandwidth(problem: Problem, seconds: float) -> Row:
-    """Ours with preallocated outputs against two copies."""
-    copies = {"copy_": lambda: problem.copy.copy_(problem.v), "non-temporal copy": _copy(problem)}
+    """Ours with preallocated outputs against two copies, and against loops with the same streams.
+
+    A bare loop stores through the caches or past them, whichever is faster.
+    """
+    copies: Calls = {
+        "copy_": lambda: problem.copy.copy_(problem.v),
+        "non-temporal copy": mover((problem.v,), problem.copy, past_caches=True),
+    }
     calls: Calls = {"forward": problem.forward, "forward+backward": problem.both, **copies}
+    calls |= problem.bare("bare forward", backward=False)
+    calls |= problem.bare("bare forward+backward", backward=True)
     timings = interleave(calls, seconds=seconds, sample_seconds=SAMPLE_SECONDS)
     copied = 2 * problem.v.numel() * 4
-    moved = {name: problem.bytes.get(name, copied) for name in calls}
-    rates = {name: moved[name] / timings[name].median for name in calls}
+
+    def moved(name: str) -> int:
+        if "bare" in name:
+            return copied * (3 if "backward" in name else 1)
+        return problem.bytes.get(name, copied)
+
+    rates = {name: moved(name) / timings[name].median for name in calls}
+    for name in problem.bytes:
+        both_ways = [rates.pop(f"bare {name}, {stores}") for stores in STORES]
+        rates[f"bare {name}"] = max(both_ways)
     shares = {
-        f"{name} of {copy}": rates[name] / rates[copy] for name in problem.bytes for copy in copies
+        f"{name} of {peer}": rates[name] / rates[peer]
+        for name in problem.bytes
+        for peer in (*copies, f"bare {name}")
+    }
+    shares |= {
+        f"bare {name} of copy_": rates[f"bare {name}"] / rates["copy_"] for name in problem.bytes
     }
     per_token = {
         f"{name} per token, in copied tokens": timings[name].median / timings["copy_"].median
@@ -249,17 +261,13 @@ def _print(row: Row, out: Console) -> None:
     out.print(table)
 
 
+def _each(calls: tuple[Callable[[], object], ...]) -> None:
+    for call in calls:
+        call()
+
+
 def _samples(timings: dict[str, Timing]) -> dict[str, list[float]]:
     return {name: list(t.samples) for name, t in timings.items()}
-
-
-def _copy(problem: Problem) -> Callable[[], object]:
-    device = Device.current()
-    source = _COPY.format(vector_bytes=device.vector_bytes)
-    library = open_library("non-temporal-copy", source, device, ("flashrnn_copy",))
-    fields = (problem.v.data_ptr(), problem.copy.data_ptr(), problem.v.numel())
-    arguments = struct.pack("=3q", *fields)
-    return lambda: library.flashrnn_copy(arguments)
 
 
 def _jax(problem: Problem) -> Callable[[], object]:

@@ -196,10 +196,7 @@ class ScanAttentionBackward {
       const int64_t i = item.begin + b * block_rows;
       const int64_t count = item.end - i < block_rows ? item.end - i : block_rows;
       scan(core, item, i, count);
-      for (int64_t r = 0; r < count; ++r)  // the factor of what follows the block
-        for (int64_t j = 0; j < n; j += S::lanes)
-          S::store(block.before + r * n + j,
-                   ratio<S>(S::load(block.m + r * n + j), S::load(suffix.m + j)), n - j);
+      block.relative_to(suffix.m, count);  // what follows the block
       std::memset(core.sigma, 0, n * suffix.padded * sizeof(Real));
       std::memset(suffix.local, 0, n * suffix.padded * sizeof(Real));
       for (int64_t r = count - 1; r >= 0; --r) {

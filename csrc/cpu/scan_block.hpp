@@ -49,7 +49,6 @@ struct Block {
       const Vec d = S::load(p + k), e = math::exp<S>((d > 0) ? -d : d);
       S::store(scale + k, (d > 0) ? e : one);
       S::store(p + k, (d > 0) ? one : e);
-      S::store(before + k, math::exp<S>(S::load(before + k)));
     }
     for (int64_t j = 0; j < n; j += S::lanes) {
       const int64_t count = n - j;
@@ -66,22 +65,39 @@ struct Block {
     for (int64_t j = 0; j < n; ++j) scale[rows * n + j] = 1;
   }
 
+  // `before` becomes the factor from each row's maximum to `after`, which is none of them below.
+  void relative_to(const Real* after, int64_t rows) const {
+    for (int64_t j = 0; j < n; j += S::lanes) {
+      const Vec highest = S::load(after + j);
+      Vec factor{}, previous{};
+      for (int64_t i = 0; i < rows; ++i) {
+        const Vec maximum = S::load(m + i * n + j);
+        if (i == 0 || S::differ(maximum, previous)) factor = ratio<S>(maximum, highest);
+        S::store(before + i * n + j, factor, n - j);
+        previous = maximum;
+      }
+    }
+  }
+
  private:
-  // Running maxima; s - m of the row before for p, and m0 - m for `before`, not yet exponentials.
+  // Running maxima; s - m of the row before for p, not yet an exponential; and the factors of what
+  // came before the block.
   template <class Stored>
   void maxima(const Rows<const Stored>& scores, int64_t first, int64_t rows, const Real* m0,
               int64_t j) const {
     const int64_t count = n - j;
     const Vec lowest = S::broadcast(-std::numeric_limits<Real>::infinity());
     const Vec start = S::load(m0 + j, count);
-    Vec maximum = start;
+    Vec maximum = start, factor = S::broadcast(1);
     for (int64_t i = 0; i < rows; ++i) {
       const Vec s = Memory<S, Stored>::load(scores[first + i], count), previous = maximum;
       maximum = math::maximum<S>(previous, s);
+      // After the first rows few have a new maximum.
+      if (S::differ(maximum, previous)) factor = ratio<S>(start, maximum);
       const int64_t k = i * n + j;
       S::store(m + k, maximum, count);
       S::store(p + k, (s == lowest) ? lowest : s - previous, count);
-      S::store(before + k, (start == maximum) ? S::broadcast(0) : start - maximum, count);
+      S::store(before + k, factor, count);
     }
   }
 };

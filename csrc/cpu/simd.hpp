@@ -36,6 +36,13 @@ struct Simd {
 
   static FLASHRNN_INLINE void store(R* p, Vec v) { std::memcpy(p, &v, Bytes); }
 
+  // All bits of the first `count` lanes, none of the others.
+  static FLASHRNN_INLINE IntVec first(int64_t count) {
+    IntVec lane;
+    for (int i = 0; i < lanes; ++i) lane[i] = i;
+    return lane < static_cast<Int>(count) - IntVec{};
+  }
+
   // The first `count` numbers at p, zeros behind; reads nothing past them. count >= 1.
   static FLASHRNN_INLINE Vec load(const R* p, int64_t count) {
     if (__builtin_expect(count >= lanes, 1)) return load(p);
@@ -44,6 +51,12 @@ struct Simd {
       return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
     if constexpr (Bytes == 64 && sizeof(R) == 8)
       return (Vec)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), p);
+#endif
+#if defined(__AVX2__)
+    if constexpr (Bytes == 32 && sizeof(R) == 4)
+      return (Vec)_mm256_maskload_ps(p, (__m256i)first(count));
+    if constexpr (Bytes == 32 && sizeof(R) == 8)
+      return (Vec)_mm256_maskload_pd(p, (__m256i)first(count));
 #endif
     Vec v{};
     for (int64_t i = 0; i < count; ++i) v[i] = p[i];
@@ -60,6 +73,23 @@ struct Simd {
       return _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)v);
 #endif
     for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+  }
+
+  // Whether any lane of a is another number than that of b; NaN is.
+  static FLASHRNN_INLINE bool differ(Vec a, Vec b) {
+    const IntVec d = a != b;
+#if defined(__AVX512F__)
+    if constexpr (Bytes == 64) return _mm512_test_epi32_mask((__m512i)d, (__m512i)d) != 0;
+#endif
+#if defined(__AVX2__)
+    if constexpr (Bytes == 32) return _mm256_movemask_epi8((__m256i)d) != 0;
+#endif
+#if defined(__aarch64__)
+    if constexpr (Bytes == 16) return vmaxvq_u32((uint32x4_t)d) != 0;
+#endif
+    for (int i = 0; i < lanes; ++i)
+      if (d[i]) return true;
+    return false;
   }
 
   // The compiler may not load this value again from memory at each of its uses: a machine that

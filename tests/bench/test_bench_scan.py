@@ -11,6 +11,7 @@ import torch
 
 from autotune.show import console
 from bench import scan_suite
+from bench.scan_streams import mover
 from flashrnn.attention.family import eager_composite
 from flashrnn.scan_reference import attention_reference as reference
 
@@ -22,10 +23,19 @@ def test_peers_compute_the_same() -> None:
         torch.testing.assert_close(peer(s, v), exact)
 
 
-def test_the_copy_copies() -> None:
-    problem = scan_suite.Problem(16, 2, 16)
-    scan_suite._copy(problem)()
-    assert torch.equal(problem.copy, problem.v)
+@pytest.mark.parametrize("past_caches", [False, True])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_a_bare_loop_moves_everything(streams: int, past_caches: bool) -> None:
+    sources = tuple(torch.randn(16, 2, 16) for _ in range(streams))
+    to = torch.full((16, 2, 16), torch.nan)
+    mover(sources, to, past_caches=past_caches)()
+    assert torch.equal(to, sum(sources[1:], sources[0]))
+
+
+def test_a_bare_loop_has_the_streams_of_a_scan() -> None:
+    x = torch.zeros(8)
+    with pytest.raises(ValueError, match="not 2"):
+        mover((x, x), x, past_caches=False)
 
 
 def test_the_suite_from_end_to_end(
@@ -45,7 +55,10 @@ def test_the_suite_from_end_to_end(
     width, alike, stream = data["rows"]
     moved = 64 * 2 * (2 * 16 + 1) * 4
     assert scan_suite.Problem(64, 2, 16).bytes["forward"] == moved
-    assert width["shares"].keys() >= {"forward of copy_", "forward+backward of non-temporal copy"}
+    assert width["shares"].keys() >= {
+        "forward of copy_", "forward+backward of non-temporal copy",
+        "forward+backward of bare forward+backward", "bare forward of copy_",
+    }  # fmt: skip
     assert max(alike["errors"].values()) < 1e-5
     assert "eager composite" in alike["times_ours"]
     assert stream["bytes"]["step at 10"] == stream["bytes"]["step at 20"]
