@@ -43,7 +43,7 @@ def test_cpsat_agrees(model, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, **QUIET)
+@settings(max_examples=500, **QUIET)
 @given(st.one_of(models(), satisfied_models()), st.data())
 def test_cpsat_agrees_at_length(model, data):
     check_against_cpsat(model, data)
