@@ -18,6 +18,7 @@ from flashrnn.cells import gru, lstm, slstm
 from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from flashrnn.emit.cuda import CLUSTER, DIRECTIONS
 from flashrnn.errors import BackendError
+from flashrnn.nn import LSTM
 from flashrnn.runtime import cuda_kernels
 from flashrnn.runtime.cuda_driver import Function, Shape
 from flashrnn.tiling.cuda_choice import SCHEDULES, choose, schedule_of
@@ -119,6 +120,25 @@ def test_a_cuda_graph(D) -> None:
         p["Wx"].copy_(wx)
         graph.replay()
         assert torch.equal(states, call())
+
+
+@pytest.mark.parametrize("D", [64, 4096])  # one launch; launches per step
+def test_a_module_trains_in_graphs(D) -> None:
+    """torch.cuda.make_graphed_callables, as docs/pytorch.md has it."""
+    module = LSTM(32, D, backend="cuda", device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(6, 4, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    parameters = list(module.parameters())
+
+    def trained(model):
+        output, (h, c) = model(x)
+        loss = output.float().square().mean() + h.float().sum() + c.float().sum()
+        return output.detach().clone(), *torch.autograd.grad(loss, (x, *parameters))
+
+    alone = trained(module)
+    graphed = torch.cuda.make_graphed_callables(module, (x.detach().clone().requires_grad_(),))
+    for _ in range(2):
+        for got, expected in zip(trained(graphed), alone, strict=True):
+            assert torch.equal(got, expected)
 
 
 def test_what_is_not_loaded_cannot_be_captured(monkeypatch) -> None:
