@@ -47,35 +47,41 @@ class Overhead:
 def measure(cell: Cell, seconds: float) -> Overhead:
     """Measure with one thread, after both were seen to compute the same. Raises Disagreement."""
     problem = problem_of(Subject(cell, 1, owns_product=True), DIMS, FLOAT32)
-    call = _call(problem)
-    expected = [x.clone() for x in call()]
-    bare = _bare(problem)
-    for mine, theirs in zip(bare(), expected, strict=True):
+    call, of_call = _call(problem)
+    bare, of_bare = _bare(problem)
+    call()
+    bare()
+    for mine, theirs in zip(of_bare(), of_call(), strict=True):
         if not torch.equal(mine.flatten(), theirs.flatten()):
             raise Disagreement(f"the call overhead of {cell.name}", "the bare kernel", "not equal")
     found = interleave({"call": call, "bare": bare}, seconds=seconds, min_rounds=MIN_ROUNDS)
     return Overhead(cell.name, found["call"], found["bare"])
 
 
-def _call(problem: Problem) -> Callable[[], Results]:
+def _call(problem: Problem) -> tuple[Callable[[], None], Callable[[], Results]]:
+    """The differentiated call, and what the last one left."""
     leaves = {name: leaf(w) for name, w in problem.weights.items()}
     x = leaf(problem.inputs.transpose(0, 1))
     every = (x, *leaves.values())
     W, R, b, parameters = leaves["W"], leaves["R"], leaves["b"], leaves.get("parameters")
     d_h = problem.d_h.transpose(0, 1).unflatten(2, (DIMS.N, DIMS.D))
+    kept: list[Tensor] = []
 
-    def call() -> Results:
+    def call() -> None:
         for one in every:
             one.grad = None
         h, _ = layer(x, W, R, b, None, problem.cell, parameters)
         h.backward(d_h)
-        return (h.detach(), *(g for g in (one.grad for one in every) if g is not None))
+        kept[:] = (h,)
 
-    return call
+    def results() -> Results:
+        return (kept[0].detach(), *(g for g in (one.grad for one in every) if g is not None))
+
+    return call, results
 
 
-def _bare(problem: Problem) -> Callable[[], Results]:
-    """The two kernels with what the operators would hand to them."""
+def _bare(problem: Problem) -> tuple[Callable[[], None], Callable[[], Results]]:
+    """The two kernels with what the operators would hand to them, and what the last run left."""
     cell, dims, dtype = problem.cell, DIMS, problem.dtype
     x = problem.inputs.transpose(0, 1).contiguous()
     W, R, b = (problem.weights[name] for name in "WRb")
@@ -104,13 +110,15 @@ def _bare(problem: Problem) -> Callable[[], Results]:
     arguments()  # the workspace that they point to grows to what the larger one needs
     there, back = arguments()
 
-    def call(_alive: object = (R, b, units, saved, last, d_h)) -> Results:  # only pointers to them
+    def call(_alive: object = (R, b, units, saved, last, d_h)) -> None:  # only pointers to them
         surround.forward(forward, there, x, W)
         surround.backward(
             backward, back, cell, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units
         )
+
+    def results() -> Results:
         recurrent = d_r if dense else d_units[: len(cell.recurrent)]
         rest = (d_units[K - len(cell.parameters) :],) if cell.parameters else ()
         return (states[0], d_x, d_w, recurrent, d_b, *rest)
 
-    return call
+    return call, results

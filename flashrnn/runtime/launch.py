@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
+from math import prod
+from typing import Any
 
 import torch
 
@@ -38,6 +41,7 @@ class Kernel:
 
     plan: which library, see `kernel_for`. threads: how many it may take. needed: numbers of
     workspace by purpose, for whoever asks a library how much (it is the same in every call).
+    entries: functions of the layer around the kernel by direction, each with its workspace's.
     """
 
     def __init__(self, plan: Plan, dtype: Dtype, dims: Dims, threads: int) -> None:
@@ -47,6 +51,7 @@ class Kernel:
         self.dims = (dims.B, dims.T, dims.N, dims.D)
         self.saved_shape = saved_shape(plan.cell, dims, dtype)
         self.needed: dict[object, int] = {}
+        self.entries: dict[str, tuple[Any, Any]] = {}
         self._layout = _LAYOUTS[plan.direction]
         tiling = plan.tiling
         self._sizes = (*self.dims, tiling.b_per_core, tiling.cores_d, threads)
@@ -189,11 +194,15 @@ def empty_sequence(like: Tensor, lead: tuple[int, ...], tail: tuple[int, ...]) -
 
 
 def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:
-    """Shape of what the forward pass saves: whole vectors of D, all saved values side by side."""
+    """Shape of what the forward pass saves, [T * B * N * vectors of D * saved * lanes].
+
+    In one dimension: five more take a microsecond to allocate.
+    """
     lanes = Device.current().vector_bytes // dtype.bytes
-    return (dims.T, dims.B, dims.N, -(-dims.D // lanes), len(lower(cell).saved), lanes)
+    return (prod((dims.T, dims.B, dims.N, -(-dims.D // lanes), len(lower(cell).saved), lanes)),)
 
 
+@lru_cache(maxsize=256)
 def _bits(x: float) -> int:
     """A double as the integer that fills the same 8 bytes."""
     bits: int = _DOUBLE_AS_INTEGER.unpack(_DOUBLE.pack(x))[0]

@@ -7,6 +7,7 @@ time of a large layer. Nothing here is shared between processes.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import weakref
 
@@ -28,9 +29,7 @@ def empty(
     Its memory returns to the pool when its storage dies. strides: those of a permuted contiguous
     tensor; without them it is contiguous.
     """
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     needed = count * like.itemsize
     if needed < SMALLEST_BYTES:
         return like.new_empty(shape) if strides is None else like.new_empty_strided(shape, strides)

@@ -40,9 +40,7 @@ def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) ->
         *(kernel.library.address, x.data_ptr(), strides[0], strides[1], I),
         *(w.data_ptr(), columns, steps),
     )
-    library = _library(kernel.dtype)
-    entry, workspace = library.flashrnn_forward, library.flashrnn_forward_workspace
-    _run(entry, workspace, arguments, fields, kernel, ("forward", I, steps))
+    _run("forward", arguments, fields, kernel, ("forward", I, steps))
 
 
 def backward(
@@ -78,22 +76,23 @@ def backward(
         *(address(d_w), address(d_r), address(d_bias), address(d_weights)),
         *(gates, states, weight_rows, steps, *runs),
     )
-    library = _library(kernel.dtype)
-    entry, workspace = library.flashrnn_backward, library.flashrnn_backward_workspace
     asked = ("backward", strides[2], steps, d_x is None, d_w is None, d_r is None)
-    _run(entry, workspace, arguments, fields, kernel, asked)
+    _run("backward", arguments, fields, kernel, asked)
 
 
 def _run(
-    entry: Any,
-    workspace: Any,
+    direction: str,
     arguments: tuple[int, ...],
     fields: tuple[int, ...],
     kernel: Kernel,
     purpose: tuple[object, ...],
 ) -> None:
-    """Run an entry; purpose: all that decides, with the kernel, how much workspace it needs."""
+    """Run a direction; purpose: all that decides, with the kernel, how much workspace it needs."""
     layout = _layout(len(arguments) + len(fields) + 1)
+    known = kernel.entries.get(direction)
+    if known is None:
+        known = kernel.entries[direction] = _entries(kernel.dtype, direction)
+    entry, workspace = known
     needed = kernel.needed.get(purpose)
     if needed is None:
         needed = kernel.needed[purpose] = workspace(layout.pack(*arguments, *fields, 0))
@@ -138,10 +137,15 @@ _ENTRIES = tuple(f"flashrnn_{d}{w}" for d in ("forward", "backward") for w in ("
 _libraries: dict[tuple[Dtype, str], ctypes.CDLL] = {}
 
 
-def _library(dtype: Dtype) -> ctypes.CDLL:
+def _entries(dtype: Dtype, direction: str) -> tuple[Any, Any]:
+    """The function of a direction, and the one that says how much workspace it needs."""
     device = Device.current()
     key = (dtype, device.isa)
     if key not in _libraries:
         source = emit_layer(dtype, vector_bytes=device.vector_bytes)
         _libraries[key] = open_library(f"layer-{dtype.name}", source, device, _ENTRIES)
-    return _libraries[key]
+    library = _libraries[key]
+    return (
+        getattr(library, f"flashrnn_{direction}"),
+        getattr(library, f"flashrnn_{direction}_workspace"),
+    )

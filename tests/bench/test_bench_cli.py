@@ -261,9 +261,12 @@ def test_the_limits_of_the_machine_and_of_a_call(monkeypatch: pytest.MonkeyPatch
 
 def test_bare_kernels_compute_what_the_call_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     original = overhead._bare
-    monkeypatch.setattr(
-        overhead, "_bare", lambda problem: lambda: [x + 1 for x in original(problem)()]
-    )
+
+    def off_by_one(problem):
+        run, results = original(problem)
+        return run, lambda: tuple(x + 1 for x in results())
+
+    monkeypatch.setattr(overhead, "_bare", off_by_one)
     with pytest.raises(overhead.Disagreement, match="bare kernel"):
         overhead.measure(subject("lstm", 1).cell, 0.01)
 
