@@ -1,5 +1,5 @@
-// How the blocks that share a head hand each other their parts of an operand, once per step. Two
-// slots take turns: who writes to one has seen the operand behind it complete, and no block adds to
+// How the blocks that share a head hand each other their parts of an operand, once per step of a tile
+// of rows. Two slots take turns: who writes to one has seen the operand behind it complete, and no block adds to
 // that before its product with the one before, which lay in the same slot, is done.
 #pragma once
 
@@ -10,9 +10,9 @@ namespace flashrnn {
 // A schedule's Arguments where a head is spread over blocks. Fields of 8 bytes, as theirs.
 template <class Arguments>
 struct Exchanging : Arguments {
-  Operand* exchange;  // [groups of blocks, 2, k tiles, 32], zeros; or null in a cluster
-  uint32_t* arrived;  // [groups of blocks, 32], zeros; or null in a cluster
-  int64_t first;      // of the heads times tiles of rows, which groups of blocks take in order
+  Operand* exchange;  // [groups of blocks, tiles, 2, k tiles, 32], zeros; or null in a cluster
+  uint32_t* arrived;  // [groups of blocks, tiles, 32], zeros; or null in a cluster
+  int64_t first;      // of the heads times tiles in flight, which groups of blocks take in order
 };
 
 template <int Words>
@@ -31,11 +31,13 @@ struct GridExchange {
   uint32_t* arrived;
   uint32_t published = 0;
 
+  // number: of all tiles of the launch.
   template <class Arguments>
-  FLASHRNN_INLINE GridExchange(const Arguments& a, void*, int)
-      : slots(a.exchange + block_y() * 2 * slot), arrived(a.arrived + block_y() * counter_spacing) {}
+  FLASHRNN_INLINE GridExchange(const Arguments& a, int number, void*, int)
+      : slots(a.exchange + number * 2 * slot), arrived(a.arrived + number * counter_spacing) {}
 
   FLASHRNN_INLINE void start() {}
+  static FLASHRNN_INLINE void all_started() {}
 
   template <int Words>
   FLASHRNN_INLINE void put(int at, int word, const Together<Words>& v) {
@@ -79,7 +81,7 @@ struct ClusterExchange {
   uint32_t published = 0;
 
   template <class Arguments>
-  FLASHRNN_INLINE ClusterExchange(const Arguments&, void* shared, int bytes_of_parts)
+  FLASHRNN_INLINE ClusterExchange(const Arguments&, int, void* shared, int bytes_of_parts)
       : slots(static_cast<Operand*>(shared)), full(reinterpret_cast<ByteBarrier*>(slots + 2 * slot)),
         bytes(bytes_of_parts) {}
 
@@ -90,8 +92,8 @@ struct ClusterExchange {
       begin(full);
       begin(full + 1);
     }
-    cluster_barrier();
   }
+  static FLASHRNN_INLINE void all_started() { cluster_barrier(); }
 
   template <int Words>
   FLASHRNN_INLINE void put(int at, int word, const Together<Words>& v) {

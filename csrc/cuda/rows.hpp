@@ -6,15 +6,15 @@
 namespace flashrnn {
 
 struct Rows {
-  int first;     // of the block's 16
+  int first;     // of a tile's 16
   int at[2];     // in the batch
   int steps[2];  // 0 for rows beyond the batch
-  int longest;   // of all rows of the block
+  int longest;   // of all 16
   bool reverse;
 
   FLASHRNN_INLINE Rows(const Place& place, int first_row, const int64_t* lengths, int B, int T,
                        bool backwards)
-      : first(first_row), longest(T), reverse(backwards) {
+      : first(first_row), longest(first_row < B ? T : 0), reverse(backwards) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       at[i] = first + place.row + 8 * i;

@@ -3,7 +3,9 @@
 // The operand of a step, of all units, comes from the exchange; the block multiplies it by its
 // columns of R, which its warps divide by columns and by terms; the sums of the terms meet in shared
 // memory, where the warp that owns a group of units takes those of its gates. A group of blocks has
-// one head and 16 rows.
+// one head and some tiles of 16 rows in flight: while one tile's part of an operand is on its way to
+// the other blocks, a block computes the next tile's step. R serves all tiles; each has slots, sums
+// and states of its own, so that no tile waits for what only another needs.
 #pragma once
 
 #include "cuda/exchange.hpp"
@@ -14,11 +16,13 @@ namespace flashrnn {
 
 // Of the tiling: units per block, blocks per head, warps over columns and over terms, how many parts
 // of the terms leave their sums in shared memory at once (all, or one, to which the others add in
-// turn), and how many of a warp's operands of R are in registers.
-template <int Units, int Blocks, int WarpsN, int WarpsK, int Parts, int Held>
+// turn), how many of a warp's operands of R are in registers, and how many tiles of rows are in
+// flight.
+template <int Units, int Blocks, int WarpsN, int WarpsK, int Parts, int Held, int TilesInFlight>
 struct Spreading {
   static constexpr int units = Units, blocks = Blocks;
   static constexpr int warps_n = WarpsN, warps_k = WarpsK, parts = Parts, held = Held;
+  static constexpr int in_flight = TilesInFlight;
   static_assert(Parts == WarpsK || Parts == 1);
   static constexpr int warps = WarpsN * WarpsK;
   // A lane has one or two neighbouring units of a group.
@@ -28,7 +32,9 @@ struct Spreading {
   static_assert(Units % 4 == 0);
 };
 
-template <class Cell, class Storage, int D, class Tiling, int Columns, int KTiles>
+// One of the tiles in flight. Constants: how many numbers per unit are kept in shared memory.
+template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged,
+          int Columns, int KTiles, int Constants>
 struct Spread : HeadOfRows<Cell, Storage, D> {
   using Base = HeadOfRows<Cell, Storage, D>;
   using typename Base::F;
@@ -44,23 +50,48 @@ struct Spread : HeadOfRows<Cell, Storage, D> {
     float of[4];
   };
   static constexpr int sums = Tiling::warps_n * columns_per_warp * lanes;  // per part of the terms
+  static constexpr int threads = Tiling::warps * lanes;
+  using Exchange = Exchanged<k_tiles, Tiling::blocks>;
+  // Shared memory: each tile's exchange; each tile's sums; constants; R's part per warp.
+  static constexpr int exchange_bytes = dense ? ceil_div(Exchange::shared_bytes, 16) * 16 : 0;
   static constexpr int sums_bytes = dense ? Tiling::parts * sums * int(sizeof(Sums)) : 0;
-  static constexpr int r_bytes = dense ? Tiling::warps * R::bytes_per_warp : 0;
+  static constexpr int sums_begin = Tiling::in_flight * exchange_bytes;
+  static constexpr int constants_begin = sums_begin + Tiling::in_flight * sums_bytes;
+  static constexpr int r_begin =
+      constants_begin + ceil_div(Constants * Tiling::units * 4, 16) * 16;
+  static constexpr int shared_bytes = r_begin + (dense ? Tiling::warps * R::bytes_per_warp : 0);
   static constexpr int words_per_group = F::k_units == 16 ? per_lane : 4;
   // Of one gate's operand, or h's.
   static constexpr int bytes_of_parts =
       ceil_div(D, Tiling::units_per_group) * words_per_group * lanes * 4;
 
   int warp_n, warp_k;
+  Exchange exchange;
   Sums* partial;
+  float* constants;
 
+  // Tile `number` of those in flight; operands: how many of D units an exchange has.
   template <class Arguments>
-  FLASHRNN_INLINE explicit Spread(const Arguments& a)
-      : Spread(a, int(a.first) + block_y(), ceil_div(int(a.B), rows_per_block)) {}
+  FLASHRNN_INLINE Spread(const Arguments& a, int number, int operands)
+      : Spread(a, number, operands, int(a.first) + block_y(),
+               ceil_div(int(a.B), Tiling::in_flight * rows_per_block)) {}
   template <class Arguments>
-  FLASHRNN_INLINE Spread(const Arguments& a, int item, int tiles_of_rows)
-      : Base(a, item / tiles_of_rows, item % tiles_of_rows * rows_per_block),
-        warp_n(place.warp % Tiling::warps_n), warp_k(place.warp / Tiling::warps_n) {}
+  FLASHRNN_INLINE Spread(const Arguments& a, int number, int operands, int item, int items_per_head)
+      : Base(a, item / items_per_head,
+             (item % items_per_head * Tiling::in_flight + number) * rows_per_block),
+        warp_n(place.warp % Tiling::warps_n), warp_k(place.warp / Tiling::warps_n),
+        exchange(a, block_y() * Tiling::in_flight + number, shared(number * exchange_bytes),
+                 operands * bytes_of_parts),
+        partial(reinterpret_cast<Sums*>(shared(sums_begin + number * sums_bytes))),
+        constants(reinterpret_cast<float*>(shared(constants_begin))) {}
+
+  static FLASHRNN_INLINE unsigned char* shared(int offset) {
+    return static_cast<unsigned char*>(shared_memory()) + offset;
+  }
+  // This warp's part of R in shared memory.
+  FLASHRNN_INLINE Column* own_r() const {
+    return reinterpret_cast<Column*>(shared(r_begin + place.warp * R::bytes_per_warp));
+  }
 
   // Group i of this warp: in the block; of all units; whether the head has it.
   FLASHRNN_INLINE int in_block_of(int i) const { return place.warp + i * Tiling::warps; }
@@ -73,8 +104,7 @@ struct Spread : HeadOfRows<Cell, Storage, D> {
   }
 
   // The partial sums of this warp, and, once all have theirs, those of a column of operands.
-  template <class Exchange>
-  FLASHRNN_INLINE void multiply(const R& r, Exchange& exchange) {
+  FLASHRNN_INLINE void multiply(const R& r) {
     const Operand* own = exchange.complete(place) + (warp_k * k_per_warp * lanes + place.lane);
     float sum[columns_per_warp][4] = {};
     r.template multiply<Exchange::ahead>(
@@ -114,8 +144,7 @@ struct Spread : HeadOfRows<Cell, Storage, D> {
   }
 
   // Group i's part of an operand that begins at k tile `first`: numbers by row, then unit.
-  template <class Exchange>
-  FLASHRNN_INLINE void send(Exchange& exchange, int first, int i, const float (&x)[elements]) const {
+  FLASHRNN_INLINE void send(int first, int i, const float (&x)[elements]) {
     const int group = group_of(i);
     if constexpr (F::k_units == 8) {  // tf32
       static_assert(per_lane == 2, "tf32 takes units by eights");
@@ -165,6 +194,46 @@ struct Spread : HeadOfRows<Cell, Storage, D> {
         }
       }
     }
+  }
+};
+
+// The `Count` tiles of rows that a group of blocks has in flight.
+template <class Tile, int Count, int... Numbers>
+struct InFlight : InFlight<Tile, Count - 1, Count - 1, Numbers...> {
+  using Base = InFlight<Tile, Count - 1, Count - 1, Numbers...>;
+  template <class Arguments>
+  FLASHRNN_INLINE explicit InFlight(const Arguments& a) : Base(a) {}
+};
+template <class Tile, int... Numbers>
+struct InFlight<Tile, 0, Numbers...> {
+  static constexpr int count = sizeof...(Numbers);
+  Tile tile[count];
+
+  template <class Arguments>
+  FLASHRNN_INLINE explicit InFlight(const Arguments& a) : tile{Tile(a, Numbers)...} {}
+
+  // What comes before the first step: R, and all that blocks and threads share.
+  FLASHRNN_INLINE typename Tile::R prepare() {
+    if constexpr (Tile::dense) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) tile[i].exchange.start();
+      Tile::Exchange::all_started();
+    }
+    tile[0].load_constants();
+    typename Tile::R r{};
+    if constexpr (Tile::dense) tile[0].load_r(r);
+    block_barrier();
+    return r;
+  }
+
+  FLASHRNN_INLINE int longest() const {
+    int most = tile[0].rows.longest;
+#pragma unroll
+    for (int i = 1; i < count; ++i) {
+      const int other = tile[i].rows.longest;
+      most = other > most ? other : most;
+    }
+    return most;
   }
 };
 

@@ -1,5 +1,5 @@
-// The backward recurrence of any cell, a head spread over several blocks: 16 rows of the batch, last
-// step first. The blocks exchange the gradients of the gates that R feeds; each multiplies
+// The backward recurrence of any cell, a head spread over several blocks: some tiles of 16 rows of the
+// batch, last step first. The blocks exchange the gradients of the gates that R feeds; each multiplies
 // all of them by its units' part of R, which gives the cotangent of its units of h.
 #pragma once
 
@@ -8,91 +8,81 @@
 
 namespace flashrnn {
 
-template <class Cell, class Storage, int D, class Tiling>
+template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged>
 struct BackwardShape {
   static_assert(Tiling::units_per_group == 8, "backward, units are in eights");
   // Of one gate; those of R stand one after another.
   static constexpr int k_per_gate = Left<Storage, ceil_div(D, units_per_tile)>::k_tiles;
   static constexpr int columns = Cell::recurrent > 0 ? Tiling::groups : 0;
-  using Spread = flashrnn::Spread<Cell, Storage, D, Tiling, columns, Cell::recurrent * k_per_gate>;
+  using Spread = flashrnn::Spread<Cell, Storage, D, Tiling, Exchanged, columns,
+                                  Cell::recurrent * k_per_gate, Cell::weights>;
 };
 
+// A tile of rows: the cotangents of its states, and its part of each step.
 template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged>
-struct SpreadBackward : BackwardShape<Cell, Storage, D, Tiling>::Spread {
-  using Shape = BackwardShape<Cell, Storage, D, Tiling>;
+struct BackwardTile : BackwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread {
+  using Shape = BackwardShape<Cell, Storage, D, Tiling, Exchanged>;
   using Base = typename Shape::Spread;
   using typename Base::F, typename Base::R, typename Base::UnitsOf, typename Base::Sums;
   using Base::G, Base::Gr, Base::S, Base::K, Base::Q, Base::dense, Base::place, Base::B, Base::N,
       Base::n, Base::rows, Base::per_lane, Base::elements, Base::groups_per_warp;
-  using Base::owns, Base::unit_of, Base::in_block_of;
+  using Base::owns, Base::unit_of, Base::in_block_of, Base::constants;
   using Arguments = Exchanging<BackwardArguments<Storage>>;
-  using Exchange = Exchanged<Base::k_tiles, Tiling::blocks>;
-  static constexpr int threads = Tiling::warps * lanes;
-  // Shared memory: the exchange's; sums; weights; R's part per warp.
-  static constexpr int exchange_bytes = dense ? ceil_div(Exchange::shared_bytes, 16) * 16 : 0;
-  static constexpr int constants_bytes = ceil_div(K * Tiling::units * 4, 16) * 16;
-  static constexpr int shared_bytes =
-      exchange_bytes + Base::sums_bytes + constants_bytes + Base::r_bytes;
 
   const Arguments& a;
-  float* constants;
   float clip;
   float d_state[groups_per_warp][S][elements];
   float d_weight[groups_per_warp][at_least(K, 1)][per_lane];
 
-  FLASHRNN_INLINE explicit SpreadBackward(const Arguments& arguments)
-      : Base(arguments), a(arguments), clip(float(a.clip)), d_weight{} {}
-
-  FLASHRNN_INLINE void run() {
-    auto* shared = static_cast<unsigned char*>(shared_memory());
-    this->partial = reinterpret_cast<Sums*>(shared + exchange_bytes);
-    constants = reinterpret_cast<float*>(shared + exchange_bytes + Base::sums_bytes);
-    auto* rest = shared + exchange_bytes + Base::sums_bytes + constants_bytes;
-    Exchange exchange(a, shared, Gr * Base::bytes_of_parts);
-    if constexpr (dense) exchange.start();
-    load_constants();
-    R r{};
-    if constexpr (dense) {
-      auto* own = rest + place.warp * R::bytes_per_warp;
-      const int first = block_x() * Tiling::units + this->warp_n * Base::columns_per_warp * units_per_tile;
-      r.load(reinterpret_cast<Column*>(own), place,
-             this->along_gates(a.r, this->warp_k * Base::k_per_warp * F::k_units, first));
-    }
-    block_barrier();
-    steps(r, exchange);
-    if constexpr (K > 0) store_weights();
-  }
+  FLASHRNN_INLINE BackwardTile(const Arguments& arguments, int number)
+      : Base(arguments, number, Gr), a(arguments), clip(float(a.clip)), d_weight{} {}
 
   FLASHRNN_INLINE void load_constants() {
-    for (int i = thread_index(); i < K * Tiling::units; i += threads) {
+    for (int i = thread_index(); i < K * Tiling::units; i += Base::threads) {
       const int row = i / Tiling::units, d = block_x() * Tiling::units + i % Tiling::units;
       constants[i] = d < D ? F::widen(a.weights[(row * a.N + n) * D + d]) : 0.0f;
     }
   }
 
-  FLASHRNN_INLINE void steps(const R& r, Exchange& exchange) {
-    this->load_states(d_state, a.d_last);
-    for (int t = rows.longest - 1; t >= 0; --t) {
-#pragma unroll
-      for (int i = 0; i < groups_per_warp; ++i) {
-        if (owns(i)) derive(t, i, exchange);
-      }
+  FLASHRNN_INLINE void load_r(R& r) const {
+    const int first = this->warp_n * Base::columns_per_warp * units_per_tile;
+    r.load(this->own_r(), place,
+           this->along_gates(a.r, this->warp_k * Base::k_per_warp * F::k_units,
+                             block_x() * Tiling::units + first));
+  }
+
+  FLASHRNN_INLINE void begin() { this->load_states(d_state, a.d_last); }
+
+  // What step t + 1 sent, and what step t sends; each where this tile has that step.
+  FLASHRNN_INLINE void step(int t, const R& r) {
+    if (t + 1 < rows.longest) {
       if constexpr (dense) {
-        if (a.cut == 0) {
-          exchange.publish();
-          this->multiply(r, exchange);
-        }
+        if (a.cut == 0) this->multiply(r);
       }
 #pragma unroll
       for (int i = 0; i < groups_per_warp; ++i) {
-        if (owns(i)) pass_on(t, i);
+        if (owns(i)) pass_on(t + 1, i);
       }
     }
+    if (t < 0 || t >= rows.longest) return;
+#pragma unroll
+    for (int i = 0; i < groups_per_warp; ++i) {
+      if (owns(i)) derive(t, i);
+    }
+    if constexpr (dense) {
+      if (a.cut == 0) this->exchange.publish();
+    }
+  }
+
+  FLASHRNN_INLINE void end() const {
     this->store_states(a.d_initial, d_state);
+    if constexpr (K > 0) {
+      if (rows.first < B) store_weights();
+    }
   }
 
   // From the cotangents of the new states to those of the gates and, R apart, of the states.
-  FLASHRNN_INLINE void derive(int t, int i, Exchange& exchange) {
+  FLASHRNN_INLINE void derive(int t, int i) {
     UnitsOf before[S][2], after[S][2], saved[at_least(Q, 1)][2], output[S][2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) read(t, i, row, before, after, saved, output);
@@ -134,7 +124,7 @@ struct SpreadBackward : BackwardShape<Cell, Storage, D, Tiling>::Spread {
       }
       if constexpr (dense) {
         const int slot = Cell::recurrent_slot[g];
-        if (slot >= 0 && a.cut == 0) this->send(exchange, slot * Shape::k_per_gate, i, d_gate[g]);
+        if (slot >= 0 && a.cut == 0) this->send(slot * Shape::k_per_gate, i, d_gate[g]);
       }
     }
   }
@@ -180,7 +170,7 @@ struct SpreadBackward : BackwardShape<Cell, Storage, D, Tiling>::Spread {
   }
 
   // Summed over the tile's rows: those of a lane, then the lanes with the same units.
-  FLASHRNN_INLINE void store_weights() {
+  FLASHRNN_INLINE void store_weights() const {
     const int tile = rows.first / rows_per_block;
 #pragma unroll
     for (int i = 0; i < groups_per_warp; ++i) {
@@ -199,6 +189,28 @@ struct SpreadBackward : BackwardShape<Cell, Storage, D, Tiling>::Spread {
         }
       }
     }
+  }
+};
+
+template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged>
+struct SpreadBackward {
+  using Tile = BackwardTile<Cell, Storage, D, Tiling, Exchanged>;
+  using Arguments = typename Tile::Arguments;
+  static constexpr int shared_bytes = Tile::shared_bytes;
+  InFlight<Tile, Tiling::in_flight> all;
+
+  FLASHRNN_INLINE explicit SpreadBackward(const Arguments& a) : all(a) {}
+
+  FLASHRNN_INLINE void run() {
+    const typename Tile::R r = all.prepare();
+#pragma unroll
+    for (int i = 0; i < all.count; ++i) all.tile[i].begin();
+    for (int t = all.longest() - 1; t >= -1; --t) {
+#pragma unroll
+      for (int i = 0; i < all.count; ++i) all.tile[i].step(t, r);
+    }
+#pragma unroll
+    for (int i = 0; i < all.count; ++i) all.tile[i].end();
   }
 };
 

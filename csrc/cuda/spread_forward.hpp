@@ -1,5 +1,5 @@
-// The forward recurrence of any cell, a head spread over several blocks: 16 rows of the batch, all
-// T steps. Wx of the next step is fetched before this one waits for the other blocks.
+// The forward recurrence of any cell, a head spread over several blocks: some tiles of 16 rows of the
+// batch, all T steps. Wx of the next step is fetched before this one waits for the other blocks.
 #pragma once
 
 #include "cuda/block_forward.hpp"
@@ -9,75 +9,38 @@ namespace flashrnn {
 
 // Columns of R by group of units: of 8 units, one tile per gate; of 4, a tile per two gates, whose
 // columns alternate, so that a lane has all gates of its units.
-template <class Cell, class Storage, int D, class Tiling>
+template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged>
 struct ForwardShape {
   static constexpr int Gr = Cell::recurrent;
   static_assert(Tiling::units_per_group == 8 || Gr % 2 == 0, "units in fours take gates in pairs");
   static constexpr int per_group = Tiling::units_per_group == 8 ? Gr : Gr / 2;
-  static constexpr int columns = Tiling::groups * per_group;
   static constexpr int k_tiles = Gr > 0 ? Left<Storage, ceil_div(D, units_per_tile)>::k_tiles : 0;
-  using Spread = flashrnn::Spread<Cell, Storage, D, Tiling, columns, k_tiles>;
+  using Spread = flashrnn::Spread<Cell, Storage, D, Tiling, Exchanged, Tiling::groups * per_group,
+                                  k_tiles, Cell::gates + Cell::weights>;
 };
 
+// A tile of rows: its states, and its part of each step.
 template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged,
           bool Training>
-struct SpreadForward : ForwardShape<Cell, Storage, D, Tiling>::Spread {
-  using Shape = ForwardShape<Cell, Storage, D, Tiling>;
+struct ForwardTile : ForwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread {
+  using Shape = ForwardShape<Cell, Storage, D, Tiling, Exchanged>;
   using Base = typename Shape::Spread;
   using typename Base::F, typename Base::R, typename Base::UnitsOf, typename Base::Sums;
   using Base::G, Base::Gr, Base::S, Base::K, Base::Q, Base::dense, Base::place, Base::B, Base::N,
       Base::n, Base::rows, Base::per_lane, Base::elements, Base::groups_per_warp;
-  using Base::owns, Base::unit_of, Base::in_block_of;
+  using Base::owns, Base::unit_of, Base::in_block_of, Base::constants;
   using Arguments = Exchanging<ForwardArguments<Storage>>;
-  using Exchange = Exchanged<Base::k_tiles, Tiling::blocks>;
-  static constexpr int Gw = Cell::inputs, threads = Tiling::warps * lanes;
-  // Shared memory: the exchange's; sums; bias and weights; R's part per warp.
-  static constexpr int exchange_bytes = dense ? ceil_div(Exchange::shared_bytes, 16) * 16 : 0;
-  static constexpr int constants_bytes = ceil_div((G + K) * Tiling::units * 4, 16) * 16;
-  static constexpr int shared_bytes =
-      exchange_bytes + Base::sums_bytes + constants_bytes + Base::r_bytes;
+  static constexpr int Gw = Cell::inputs;
 
   const Arguments& a;
-  float* constants;
   float state[groups_per_warp][S][elements];
   UnitsOf fetched[groups_per_warp][at_least(Gw, 1)][2];
 
-  FLASHRNN_INLINE explicit SpreadForward(const Arguments& arguments)
-      : Base(arguments), a(arguments) {}
-
-  FLASHRNN_INLINE void run() {
-    auto* shared = static_cast<unsigned char*>(shared_memory());
-    this->partial = reinterpret_cast<Sums*>(shared + exchange_bytes);
-    constants = reinterpret_cast<float*>(shared + exchange_bytes + Base::sums_bytes);
-    auto* rest = shared + exchange_bytes + Base::sums_bytes + constants_bytes;
-    Exchange exchange(a, shared, Base::bytes_of_parts);
-    if constexpr (dense) exchange.start();
-    load_constants();
-    R r{};
-    if constexpr (dense) {
-      auto* own = rest + place.warp * R::bytes_per_warp;
-      const int first = this->warp_n * Base::columns_per_warp;
-      const bool by_8 = Tiling::units_per_group == 8;
-      constexpr int per_group = Shape::per_group;
-      r.load(reinterpret_cast<Column*>(own), place,
-             this->template along_h<Base::columns_per_warp>(
-                 a.r, this->warp_k * Base::k_per_warp * F::k_units,
-                 [&](int j) {
-                   const int m = (first + j) % per_group;
-                   return by_8 ? m : 2 * m + place.row % 2;
-                 },
-                 [&](int j) {
-                   const int group = (first + j) / per_group;
-                   return block_x() * Tiling::units + group * Tiling::units_per_group +
-                          (by_8 ? place.row : place.row / 2);
-                 }));
-    }
-    block_barrier();
-    steps(r, exchange);
-  }
+  FLASHRNN_INLINE ForwardTile(const Arguments& arguments, int number)
+      : Base(arguments, number, 1), a(arguments) {}
 
   FLASHRNN_INLINE void load_constants() {
-    for (int i = thread_index(); i < (G + K) * Tiling::units; i += threads) {
+    for (int i = thread_index(); i < (G + K) * Tiling::units; i += Base::threads) {
       const int row = i / Tiling::units, d = block_x() * Tiling::units + i % Tiling::units;
       const Storage* from =
           row < G ? a.bias + (row * a.N + n) * D : a.weights + ((row - G) * a.N + n) * D;
@@ -85,36 +48,57 @@ struct SpreadForward : ForwardShape<Cell, Storage, D, Tiling>::Spread {
     }
   }
 
-  FLASHRNN_INLINE void steps(const R& r, Exchange& exchange) {
-    this->load_states(state, a.initial);
-    if (rows.longest == 0) return this->store_states(a.last, state);
-    if constexpr (dense) {
-      send_all(exchange);
-      exchange.publish();
-    }
-    fetch(0);
-    for (int t = 0; t < rows.longest; ++t) {
-      UnitsOf wx[groups_per_warp][at_least(Gw, 1)][2];
-      copy(wx);
-      if (t + 1 < rows.longest) fetch(t + 1);
-      if constexpr (dense) this->multiply(r, exchange);
-#pragma unroll
-      for (int i = 0; i < groups_per_warp; ++i) {
-        if (owns(i)) advance(t, i, wx[i]);
-      }
-      if constexpr (dense) {
-        if (t + 1 == rows.longest) break;
-        send_all(exchange);
-        exchange.publish();
-      }
-    }
-    this->store_states(a.last, state);
+  FLASHRNN_INLINE void load_r(R& r) const {
+    const int first = this->warp_n * Base::columns_per_warp;
+    const bool by_8 = Tiling::units_per_group == 8;
+    constexpr int per_group = Shape::per_group;
+    r.load(this->own_r(), place,
+           this->template along_h<Base::columns_per_warp>(
+               a.r, this->warp_k * Base::k_per_warp * F::k_units,
+               [&](int j) {
+                 const int m = (first + j) % per_group;
+                 return by_8 ? m : 2 * m + place.row % 2;
+               },
+               [&](int j) {
+                 const int group = (first + j) / per_group;
+                 return block_x() * Tiling::units + group * Tiling::units_per_group +
+                        (by_8 ? place.row : place.row / 2);
+               }));
   }
 
-  FLASHRNN_INLINE void send_all(Exchange& exchange) const {
+  FLASHRNN_INLINE void begin() {
+    this->load_states(state, a.initial);
+    if (rows.longest == 0) return;
+    if constexpr (dense) {
+      send_all();
+      this->exchange.publish();
+    }
+    fetch(0);
+  }
+
+  FLASHRNN_INLINE void step(int t, const R& r) {
+    if (t >= rows.longest) return;
+    UnitsOf wx[groups_per_warp][at_least(Gw, 1)][2];
+    copy(wx);
+    if (t + 1 < rows.longest) fetch(t + 1);
+    if constexpr (dense) this->multiply(r);
 #pragma unroll
     for (int i = 0; i < groups_per_warp; ++i) {
-      if (owns(i)) this->send(exchange, 0, i, state[i][0]);
+      if (owns(i)) advance(t, i, wx[i]);
+    }
+    if constexpr (dense) {
+      if (t + 1 == rows.longest) return;
+      send_all();
+      this->exchange.publish();
+    }
+  }
+
+  FLASHRNN_INLINE void end() const { this->store_states(a.last, state); }
+
+  FLASHRNN_INLINE void send_all() {
+#pragma unroll
+    for (int i = 0; i < groups_per_warp; ++i) {
+      if (owns(i)) this->send(0, i, state[i][0]);
     }
   }
 
@@ -200,6 +184,30 @@ struct SpreadForward : ForwardShape<Cell, Storage, D, Tiling>::Spread {
         }
       }
     }
+  }
+};
+
+template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged,
+          bool Training>
+struct SpreadForward {
+  using Tile = ForwardTile<Cell, Storage, D, Tiling, Exchanged, Training>;
+  using Arguments = typename Tile::Arguments;
+  static constexpr int shared_bytes = Tile::shared_bytes;
+  InFlight<Tile, Tiling::in_flight> all;
+
+  FLASHRNN_INLINE explicit SpreadForward(const Arguments& a) : all(a) {}
+
+  FLASHRNN_INLINE void run() {
+    const typename Tile::R r = all.prepare();
+#pragma unroll
+    for (int i = 0; i < all.count; ++i) all.tile[i].begin();
+    const int longest = all.longest();
+    for (int t = 0; t < longest; ++t) {
+#pragma unroll
+      for (int i = 0; i < all.count; ++i) all.tile[i].step(t, r);
+    }
+#pragma unroll
+    for (int i = 0; i < all.count; ++i) all.tile[i].end();
   }
 };
 

@@ -68,12 +68,14 @@ def emit_spread(
     warps_k: int,
     sum_parts: int,
     k_tiles_in_registers: int,
+    tiles_in_flight: int,
 ) -> str:
     """The source of one kernel, `run`, of the schedule "a head spread over blocks".
 
     exchange: GRID or CLUSTER. units: of a block; warps_n, warps_k: over R's columns and terms;
     sum_parts: of the terms whose sums are in shared memory at once, warps_k or 1;
-    k_tiles_in_registers: of a warp's part of R, the others are in shared memory.
+    k_tiles_in_registers: of a warp's part of R, the others are in shared memory; tiles_in_flight: of
+    16 rows, which a block takes in turn.
     """
     schedule, more = _schedule(direction)
     return f"""\
@@ -91,9 +93,11 @@ constexpr int warps = warps_n * warps_k;
 constexpr int sum_parts = {sum_parts};  // of the terms, whose sums are in shared memory at once
 // of a warp's part of R; the others are in shared memory
 constexpr int k_tiles_in_registers = {k_tiles_in_registers};
+constexpr int tiles_in_flight = {tiles_in_flight};  // of 16 rows
 
 {emit_cell(program)}
-using Tiling = Spreading<units, blocks, warps_n, warps_k, sum_parts, k_tiles_in_registers>;
+using Tiling = Spreading<units, blocks, warps_n, warps_k, sum_parts, k_tiles_in_registers,
+                         tiles_in_flight>;
 using Kernel =
     Spread{schedule.capitalize()}<Cell, Storage, D, Tiling, {exchange.capitalize()}Exchange{more}>;
 {_ENTRY}"""

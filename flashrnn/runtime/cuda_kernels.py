@@ -38,12 +38,12 @@ from flashrnn.tiling.cuda_choice import (
     tiling_of,
 )
 from flashrnn.tiling.cuda_latency import AnyTiling, Tiling, seconds
-from flashrnn.tiling.cuda_spread import SpreadTiling, exchange_bytes, groups
+from flashrnn.tiling.cuda_spread import SpreadTiling, exchange_bytes, groups, items
 from flashrnn.tiling.cuda_step import StepTiling
 
 # Blocks that a grid can have along y.
 MOST_ALONG_Y = 65535
-# Per group of blocks: `counter_spacing` in csrc/cuda/exchange.hpp.
+# Per group of blocks and tile in flight: `counter_spacing` in csrc/cuda/exchange.hpp.
 COUNTER_WORDS = 32
 
 
@@ -64,24 +64,25 @@ class Plan:
         """Run it with a schedule's Arguments, but for those of the exchange.
 
         One launch; of a grid of blocks as many as it takes for all heads and tiles of rows, each
-        with counters of its own.
+        launch with counters of its own.
         """
-        rows = -(-dims.B // ROWS)
-        if isinstance(self.tiling, BlockTiling):
-            self.function.launch((rows, dims.N), arguments)
+        tiling = self.tiling
+        if isinstance(tiling, BlockTiling):
+            self.function.launch((-(-dims.B // ROWS), dims.N), arguments)
             return
-        items = rows * dims.N
-        most = min(self.groups, items)
+        needed = items(dims, tiling)
+        most = min(self.groups, needed)
         exchange: torch.Tensor | None = None
-        if self.tiling.exchange == GRID:
-            size = most * exchange_bytes(self.problem, self.tiling)
+        if tiling.exchange == GRID:
+            size = most * exchange_bytes(self.problem, tiling)
             exchange = like.new_zeros(size, dtype=torch.uint8)
-        for first in range(0, items, most):
-            count = min(most, items - first)
+        for first in range(0, needed, most):
+            count = min(most, needed - first)
             arrived: torch.Tensor | None = None
             if exchange is not None:
-                arrived = like.new_zeros((count, COUNTER_WORDS), dtype=torch.int32)
-            grid = self.tiling.blocks, count
+                counters = count * tiling.tiles_in_flight
+                arrived = like.new_zeros((counters, COUNTER_WORDS), dtype=torch.int32)
+            grid = tiling.blocks, count
             self.function.launch(grid, (*arguments, exchange, arrived, first))
 
 

@@ -1,10 +1,10 @@
 """Tilings of the CUDA schedule "a head spread over blocks" (csrc/cuda/spread*.hpp).
 
-Each block of a head owns `units` of its units and 16 rows of the batch at a time; the blocks
-exchange h, or backward the gradients of the gates, once per step: through global memory and a
-counter (a grid of blocks that are all resident), or through the shared memory of a cluster. A
-block's part of R is a grid of tensor-core operands that its warps divide by columns (warps_n) and
-by terms (warps_k). Shared memory is exact; registers are an estimate. What follows from a tiling is
+Each block of a head owns `units` of its units and some tiles of 16 rows of the batch at a time; the
+blocks exchange h, or backward the gradients of the gates, once per step: through global memory and a
+counter (a grid of blocks that are all resident), or through the shared memory of a cluster. While
+one tile's part travels, a block computes the next tile's. A block's part of R is a grid of
+tensor-core operands that its warps divide by columns (warps_n) and by terms (warps_k). Shared memory is exact; registers are an estimate. What follows from a tiling is
 written once, for numbers and for the solver's expressions.
 """
 
@@ -18,6 +18,7 @@ from autotune.gpu import Gpu
 from autotune.space import Prediction
 from constrint import Model, either
 from constrint.expression import Operand
+from flashrnn.dims import Dims
 from flashrnn.dtypes import FLOAT32
 from flashrnn.emit.cuda import BACKWARD, CLUSTER, GRID, emit_spread
 from flashrnn.tiling.cuda import LEFT_BYTES, RIGHT_BYTES, ROWS, WARP, CudaProblem
@@ -25,6 +26,7 @@ from flashrnn.tiling.cuda import LEFT_BYTES, RIGHT_BYTES, ROWS, WARP, CudaProble
 # Bytes of the sums of one column of operands: 16 per lane.
 SUM_BYTES = 512
 MOST_WARPS = 16
+MOST_IN_FLIGHT = 2  # tiles of rows: the schedules take any number, registers for more are rare
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SpreadTiling:
     """A solved tiling. exchange: GRID or CLUSTER; k tiles of 16 units, of 8 in float32.
 
     sum_parts: of the terms whose sums are in shared memory at once: warps_k, or 1, to which the
-    others add in turn.
+    others add in turn. tiles_in_flight: of 16 rows, which a group of blocks takes in turn.
     """
 
     exchange: str
@@ -42,6 +44,7 @@ class SpreadTiling:
     warps_k: int
     sum_parts: int
     k_tiles_in_registers: int
+    tiles_in_flight: int = 1
 
     @property
     def warps(self) -> int:
@@ -73,6 +76,7 @@ class Sizes:
     warps_k: Operand
     sum_parts: Operand
     held: Operand
+    in_flight: Operand
 
     @property
     def warps(self) -> Operand:
@@ -112,10 +116,10 @@ class Sizes:
         if not problem.products:
             return needed
         if self.exchange == CLUSTER:
-            needed = needed + 2 * self.operands * LEFT_BYTES + 16
+            needed = needed + self.in_flight * (2 * self.operands * LEFT_BYTES + 16)
         rest = self.warps_k * (self.k_per_warp - self.held) * RIGHT_BYTES
         columns = self.warps_n * self.columns_per_warp
-        return needed + columns * (self.sum_parts * SUM_BYTES + rest)
+        return needed + columns * (self.in_flight * self.sum_parts * SUM_BYTES + rest)
 
     @property
     def registers(self) -> Operand:
@@ -131,7 +135,12 @@ class Sizes:
             needed = 37 + 6 * columns + 4 * self.elements + 25 * max(S - 2, 0)
         if self.exchange == CLUSTER:  # addresses in the other blocks
             needed = needed + 16 + 4 * columns
-        return needed + 2 * columns * self.held
+        return needed + 2 * columns * self.held + (self.in_flight - 1) * self.registers_per_tile
+
+    @property
+    def registers_per_tile(self) -> Operand:
+        """That each tile of rows in flight beside the first takes through a step; an estimate."""
+        return 24 + 4 * self.elements
 
 
 def _up(a: Operand, b: Operand) -> Operand:
@@ -143,7 +152,7 @@ def sizes(problem: CudaProblem, tiling: SpreadTiling) -> Sizes:
     """Those of a solved tiling, all of them numbers."""
     return Sizes(
         problem, tiling.exchange, tiling.units, tiling.warps_n, tiling.warps_k, tiling.sum_parts,
-        tiling.k_tiles_in_registers,
+        tiling.k_tiles_in_registers, tiling.tiles_in_flight,
     )  # fmt: skip
 
 
@@ -152,6 +161,12 @@ def allowed_units(problem: CudaProblem) -> tuple[int, ...]:
     fours = problem.direction != BACKWARD and problem.dtype != FLOAT32
     step = 4 if fours and problem.products % 2 == 0 and problem.products else 8
     return tuple(range(step, 8 * problem.tiles + 1, step))
+
+
+def most_in_flight(problem: CudaProblem) -> int:
+    """Tiles of rows that blocks may take in turn: no more than there are; one without an exchange."""
+    tiles = max(1, -(-problem.dims.B // ROWS))
+    return min(tiles, MOST_IN_FLIGHT) if problem.products else 1
 
 
 def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Model:
@@ -166,6 +181,7 @@ def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Mode
     warps_k = m.int_var("warps_k", (1, 2, 4, 8))
     parts = m.int_var("sum_parts", (1, 2, 4, 8))
     held = m.int_var("k_tiles_in_registers", range(max(problem.k_tiles, 1) + 1))
+    in_flight = m.int_var("tiles_in_flight", range(1, most_in_flight(problem) + 1))
     if most < 2:
         m.add(blocks >= 2, name=f"clusters, which sm_{gpu.sm} does not have")
     where = "resident at once" if exchange != CLUSTER else "of a cluster"
@@ -173,7 +189,7 @@ def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Mode
     m.add((blocks - 1) * units < problem.dims.D, name="every block has units")
     m.add(warps_n * warps_k <= MOST_WARPS, name="warps per block")
     m.add((parts - 1) * (parts - warps_k) == 0, name="sums of one part or of all")
-    derived = Sizes(problem, exchange, units, warps_n, warps_k, parts, held)
+    derived = Sizes(problem, exchange, units, warps_n, warps_k, parts, held, in_flight)
     m.add(held <= (derived.k_per_warp if problem.products else 0), name="R has so many operands")
     resources.constrain(
         m, gpu.architecture, threads=WARP * derived.warps, registers=derived.registers + spare,
@@ -196,21 +212,25 @@ def exchange_bytes(problem: CudaProblem, tiling: SpreadTiling) -> int:
         return 0
     operands = sizes(problem, tiling).operands
     assert isinstance(operands, int)
-    return 2 * operands * LEFT_BYTES
+    return tiling.tiles_in_flight * 2 * operands * LEFT_BYTES
+
+
+def items(dims: Dims, tiling: SpreadTiling) -> int:
+    """What groups of blocks take: heads times as many tiles of 16 rows as are in flight."""
+    return dims.N * -(-dims.B // (ROWS * tiling.tiles_in_flight))
 
 
 def groups(problem: CudaProblem, tiling: SpreadTiling, gpu: Gpu) -> int:
-    """Groups of blocks in a launch: heads times tiles of rows, as many as are resident at once."""
-    items = problem.dims.N * -(-problem.dims.B // ROWS)
-    return min(items, gpu.sms // tiling.blocks)
+    """Groups of blocks in a launch: all items, or as many as are resident at once."""
+    return min(items(problem.dims, tiling), gpu.sms // tiling.blocks)
 
 
 def products_per_step(problem: CudaProblem, tiling: SpreadTiling) -> int:
-    """Tensor-core instructions of one warp in one step."""
+    """Tensor-core instructions of one warp in one step of all tiles in flight."""
     if not problem.products:
         return 0
     s = sizes(problem, tiling)
-    count = s.columns_per_warp * s.k_per_warp
+    count = s.columns_per_warp * s.k_per_warp * s.in_flight
     assert isinstance(count, int)
     return count
 

@@ -28,21 +28,28 @@ def half_held(cell: Cell, direction: str, dtype: Dtype, dims: Dims, per_warp: in
 
 def spread(
     cell: Cell, direction: str, dtype: Dtype, dims: Dims, exchange: str, units: int,
-    warps: tuple[int, int] = (2, 2), sum_parts: int = 2,
+    warps: tuple[int, int] = (2, 2), sum_parts: int = 2, in_flight: int = 1,
 ) -> Tiled:  # fmt: skip
     """A head over blocks of `units`, or the next that the direction has, half of R in registers."""
     p = CudaProblem(lower(cell), direction, dtype, dims)
     at_least = next(u for u in allowed_units(p) if u >= units)
-    tiling = SpreadTiling(exchange, at_least, -(-dims.D // at_least), *warps, sum_parts, 0)
+    blocks = -(-dims.D // at_least)
+    tiling = SpreadTiling(exchange, at_least, blocks, *warps, sum_parts, 0, in_flight)
     return p, replace(tiling, k_tiles_in_registers=sizes(p, tiling).k_per_warp // 2)
 
 
-def tiled(cell: Cell, direction: str, dtype: Dtype, dims: Dims, schedule: str) -> Tiled:
-    """One of SCHEDULES; a head spread over two to four blocks, the last of them not full."""
+def tiled(
+    cell: Cell, direction: str, dtype: Dtype, dims: Dims, schedule: str, in_flight: int = 1
+) -> Tiled:
+    """One of SCHEDULES; a head spread over two to four blocks, the last of them not full.
+
+    in_flight: tiles of rows, where a head is spread.
+    """
     if schedule == BLOCK:
         return half_held(cell, direction, dtype, dims, -(-dims.D // 64))
     units = {16: 12, 48: 20, 64: 24, 128: 48}.get(dims.D, 8)
-    return spread(cell, direction, dtype, dims, schedule, min(units, 8 * -(-dims.D // 8)))
+    units = min(units, 8 * -(-dims.D // 8))
+    return spread(cell, direction, dtype, dims, schedule, units, in_flight=in_flight)
 
 
 def pairwise(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
