@@ -17,7 +17,7 @@ from flashrnn.runtime.cuda_compile import compile_for
 from flashrnn.runtime.cuda_kernels import plan_with, problem_key, untuned
 from flashrnn.runtime.cuda_recurrence import BACKEND
 from flashrnn.tiling import cuda_choice as tiling
-from flashrnn.tiling.cuda import BlockTiling, CudaProblem, in_tiles
+from flashrnn.tiling.cuda import ROWS, BlockTiling, CudaProblem, in_tiles
 from flashrnn.tiling.cuda_choice import IN_WORDS, SCHEDULES, schedule_of
 from flashrnn.tiling.cuda_latency import AnyTiling, seconds
 from flashrnn.tiling.cuda_step import STEP, StepTiling
@@ -106,6 +106,8 @@ def described(problem: CudaProblem, chosen: AnyTiling) -> str:
         words += f", {chosen.warps_n} × {chosen.warps_k} warps"
         if 1 < chosen.warps_k != chosen.sum_parts:
             words += " that add in turn"
+        if chosen.tiles_in_flight > 1:
+            words += f", {chosen.tiles_in_flight} tiles of {ROWS} rows in flight"
         deep = -(-problem.k_tiles // chosen.warps_k)
     if problem.products:
         words += f", {chosen.k_tiles_in_registers}/{deep} k tiles of R in registers"

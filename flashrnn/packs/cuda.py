@@ -1,7 +1,8 @@
 """In packs: the CUDA kernels of cells.
 
-D is as it is. Of B and N counts how many heads of 16 rows there are, rounded up to powers of two:
-by the latency model the choice depends on no more.
+D is as it is. Of B and N counts whether a head has several tiles of 16 rows, which blocks can have in
+flight, and how many tiles all heads have, rounded up to powers of two: by the latency model the choice
+depends on no more where a head's tiles are one or even.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT32, GPU_BY_NAME
 from flashrnn.emit.cuda import BACKWARD, CLUSTER, DIRECTIONS, GRID, TRAINING
 from flashrnn.ir.cell import Cell
-from flashrnn.packs.kind import Choice, Kind, classes, powers
+from flashrnn.packs.kind import Choice, Classes, Kind, classes, powers
 from flashrnn.passes.lower import lower
 from flashrnn.tiling.cuda import ROWS, BlockTiling, CudaProblem
 from flashrnn.tiling.cuda_choice import (
@@ -31,15 +32,15 @@ from flashrnn.tiling.cuda_choice import (
     tilings,
 )
 from flashrnn.tiling.cuda_latency import Tiling
-from flashrnn.tiling.cuda_spread import SpreadTiling
+from flashrnn.tiling.cuda_spread import MOST_IN_FLIGHT, SpreadTiling, most_in_flight
 
 HEAD_DIMS = (64, 128, 256, 512, 1024)
-# Beyond so many items every GPU is full, and one more wave is as long as the others.
-MOST_ITEMS = 1024
+# Beyond so many tiles of rows every GPU is full, and one more wave is as long as the others.
+MOST_TILES = 1024
 
 
 class CudaKernels(Kind[CudaProblem, Tiling]):
-    """Filed by cell, direction, dtype and D; then by items."""
+    """Filed by cell, direction, dtype and D; then by the tiles of rows of a head, and of all heads."""
 
     name = "cuda"
 
@@ -48,7 +49,8 @@ class CudaKernels(Kind[CudaProblem, Tiling]):
         return f"{cell} {problem.direction} {dtype} {problem.dims.D}"
 
     def sizes_of(self, problem: CudaProblem) -> tuple[int, int]:
-        return 1, problem.dims.N * -(-problem.dims.B // ROWS)
+        tiles = -(-problem.dims.B // ROWS)
+        return tiles, problem.dims.N * tiles
 
     def tiling_of(self, config: Mapping[str, int]) -> Tiling:
         fields: dict[str, Any] = dict(config)
@@ -94,18 +96,26 @@ def problems(cells: Sequence[Cell], head_dims: Sequence[int] = HEAD_DIMS) -> lis
 
 @lru_cache(maxsize=256)
 def _choice(problem: CudaProblem, gpu: Gpu, rejected: frozenset[Tiling]) -> Choice[Tiling]:
-    def at(items: int) -> CudaProblem:
-        return replace(problem, dims=Dims(ROWS, 1, items, problem.dims.D))
+    def at(per_head: int, tiles: int) -> CudaProblem:
+        dims = Dims(ROWS * per_head, 1, tiles // per_head, problem.dims.D)
+        return replace(problem, dims=dims)
 
-    by_blocks: dict[tuple[str, int], list[Tiling]] = {}
-    for tiling in _fitting(at(1), gpu):
+    most = most_in_flight(at(MOST_IN_FLIGHT, MOST_IN_FLIGHT))
+    alike: dict[tuple[str, int, int], list[Tiling]] = {}
+    for tiling in _fitting(at(most, most), gpu):
         if tiling not in rejected:
-            by_blocks.setdefault(_blocks(tiling), []).append(tiling)
-    # of those that share a head among as many blocks, one is the cheapest for any items
-    left = [cheapest_of(at(1), gpu, among) for among in by_blocks.values()]
+            alike.setdefault(_shared(tiling), []).append(tiling)
+    # of those that share as much among as many blocks, one is the cheapest for any number of tiles
+    left = [cheapest_of(at(most, most), gpu, among) for among in alike.values()]
     if not left:
         return ()
-    return ((None, classes(powers(1, MOST_ITEMS), lambda n: cheapest_of(at(n), gpu, left))),)
+
+    def chosen(per_head: int) -> Classes[Tiling]:
+        some = [tiling for tiling in left if _shared(tiling)[2] <= per_head]
+        sizes = powers(per_head, MOST_TILES)
+        return classes(sizes, lambda tiles: cheapest_of(at(per_head, tiles), gpu, some))
+
+    return classes(range(1, most + 1), chosen)
 
 
 @lru_cache(maxsize=4)
@@ -118,5 +128,8 @@ def _fitting(problem: CudaProblem, gpu: Gpu) -> list[Tiling]:
     return found
 
 
-def _blocks(tiling: Tiling) -> tuple[str, int]:
-    return schedule_of(tiling), 1 if isinstance(tiling, BlockTiling) else tiling.blocks
+def _shared(tiling: Tiling) -> tuple[str, int, int]:
+    """The schedule, the blocks of a head, and its tiles of rows that they have in flight."""
+    if isinstance(tiling, BlockTiling):
+        return schedule_of(tiling), 1, 1
+    return schedule_of(tiling), tiling.blocks, tiling.tiles_in_flight

@@ -124,12 +124,14 @@ def tilings(problem: CudaProblem, gpu: Gpu, schedule: str, spare: int = 0) -> li
 def cheapest_of(problem: CudaProblem, gpu: Gpu, among: Sequence[Tiling]) -> Tiling:
     """The one with the shortest predicted time of some tilings, at least one.
 
-    Among equals the first of SCHEDULES, and what reads the least of R from shared memory.
+    Among equals the first of SCHEDULES, then the fewest tiles of rows in flight, and what reads the
+    least of R from shared memory.
     """
 
-    def key(tiling: Tiling) -> tuple[float, int, int, int]:
+    def key(tiling: Tiling) -> tuple[float, int, int, int, int]:
         held, schedule = tiling.k_tiles_in_registers, SCHEDULES.index(schedule_of(tiling))
-        return seconds(problem, tiling, gpu), schedule, -held, tiling.warps
+        in_flight = tiling.tiles_in_flight if isinstance(tiling, SpreadTiling) else 1
+        return seconds(problem, tiling, gpu), schedule, in_flight, -held, tiling.warps
 
     return min(among, key=key)
 

@@ -7,11 +7,18 @@ after its product. One step is
         + max(product, its longest chain, operands from shared memory) + pointwise
 
 where `bytes` is the operand that each block takes from the others, a warp fetching six tiles of it
-per round. The grid's fixed part, its rate and what a backward step costs more are fitted to
+per round. Of several tiles of rows in flight, one is computed while the others wait: a step of k of
+them is
+
+    max(k * busy, busy + waiting, k * bytes / rate where nobody fetches them)
+
+with waiting + busy the step of one tile. Busy is what a step takes where nobody waits for other
+blocks (the block's fixed part, product and pointwise part), and in a grid the fence of the release
+and the fetching from L2, for which the block stands still. The grid's fixed part, its rate and what a backward step costs more are fitted to
 published times of another implementation on one H100 (`fit`, PUBLISHED); the error of each is in
 docs/cuda.md. The cluster's, and the latencies, are those of Luo et al., "Benchmarking and
 Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking" (2024); the block's is an
-assumption.
+assumption, and so is the fence.
 """
 
 from __future__ import annotations
@@ -57,6 +64,7 @@ PUBLISHED_STEPS, PUBLISHED_GATES = 1024, 4
 # Cycles of a tensor-core instruction that waits for the one before, and of a load from L2.
 PRODUCT_CYCLES, L2_CYCLES = 33, 273
 FETCHED_AHEAD = 6  # csrc/cuda/exchange.hpp
+FENCE_CYCLES = 700  # of a grid's release, part of its fixed cycles; an assumption
 TURN_CYCLES = 60  # to shared memory and back, and a barrier; an assumption
 START_CYCLES = 200  # until a block that a multiprocessor was given runs; an assumption
 # Cycles of a warp for one number of a lane per unit of the op table's cost.
@@ -108,7 +116,7 @@ CONSTANTS = Constants(
 
 @dataclass(frozen=True)
 class Work:
-    """What one step asks of a multiprocessor."""
+    """What one step of one tile of rows asks of a multiprocessor."""
 
     exchange: str
     blocks: int  # that share a head
@@ -122,7 +130,7 @@ class Work:
 
 
 def work(problem: CudaProblem, tiling: Tiling) -> Work:
-    """Of one step of a tiling."""
+    """Of one step of one tile of rows."""
     if isinstance(tiling, BlockTiling):
         tiles = problem.columns_per_tile * tiling.tiles_per_warp
         rest = (problem.k_tiles - tiling.k_tiles_in_registers) * tiles * RIGHT_BYTES
@@ -147,29 +155,42 @@ def work(problem: CudaProblem, tiling: Tiling) -> Work:
 
 
 def step_seconds(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int = 0) -> float:
-    """Predicted seconds of one time step of one block.
+    """Predicted seconds of one time step of one block, of all its tiles of rows in flight.
 
     spilled_bytes: per thread, by the compiler's report, as if each were stored and fetched in every
     step: an access of 4 bytes per thread takes L1 one cycle per warp.
     """
-    w, limits, c = work(problem, tiling), gpu.architecture, CONSTANTS
-    backward = problem.direction == BACKWARD
+    w, c = work(problem, tiling), CONSTANTS
+    in_flight = tiling.tiles_in_flight if isinstance(tiling, SpreadTiling) else 1
+    cycles = _cycles(problem, w, gpu) + w.warps * 2 * -(-spilled_bytes // 4) / in_flight
+    own = cycles / (gpu.clock_mhz * 1e6)
+    longer = c.backward if problem.direction == BACKWARD else 1.0
+    arrivals = w.blocks * c.arrival if w.exchange == GRID else 0.0
+    exchanged = w.bytes * c.seconds_per_byte[w.exchange]
+    alone = c.fixed[w.exchange] * longer + arrivals + exchanged + own
+    if in_flight == 1:
+        return alone
+    busy = c.fixed[BLOCK] * longer + own
+    if w.exchange == GRID:
+        busy += FENCE_CYCLES / _CLOCK + exchanged
+    return max(alone, in_flight * busy, in_flight * exchanged)
+
+
+def _cycles(problem: CudaProblem, w: Work, gpu: Gpu) -> float:
+    """Of the product and the pointwise part of one tile of rows, spilled registers apart."""
     flops = 2 * ROWS * 8 * (8 if problem.dtype == FLOAT32 else 16)
     rate = gpu.tensor_flops_per_cycle / (2 if problem.dtype == FLOAT32 else 1)
+    backward = problem.direction == BACKWARD
     roots = problem.program.backward if backward else problem.program.new_states
     waves = -(-w.warps // 4)  # four schedulers share the warps
     pointwise = waves * w.elements * pointwise_cost(roots) * UNIT_CYCLES
     cycles = max(
         w.products * flops / rate, w.chain * PRODUCT_CYCLES,
-        w.shared_bytes / limits.shared_bytes_per_cycle,
+        w.shared_bytes / gpu.architecture.shared_bytes_per_cycle,
     )  # fmt: skip
     if w.exchange == GRID:
         cycles += (-(-w.chain // FETCHED_AHEAD) - 1) * L2_CYCLES if w.chain else 0
-    cycles += w.turns * TURN_CYCLES + w.warps * 2 * -(-spilled_bytes // 4)
-    waiting = c.fixed[w.exchange] * (c.backward if backward else 1.0)
-    arrivals = w.blocks * c.arrival if w.exchange == GRID else 0.0
-    exchanged = w.bytes * c.seconds_per_byte[w.exchange]
-    return waiting + arrivals + exchanged + (cycles + pointwise) / (gpu.clock_mhz * 1e6)
+    return cycles + w.turns * TURN_CYCLES + pointwise
 
 
 def alternating_seconds(problem: CudaProblem, gpu: Gpu) -> float:
@@ -190,7 +211,9 @@ def seconds(problem: CudaProblem, tiling: AnyTiling, gpu: Gpu, spilled_bytes: in
         started = -(-dims.B * dims.N * dims.D // (tiling.threads * gpu.sms))
         starting = dims.T * started * START_CYCLES / (gpu.clock_mhz * 1e6)
         return alternating_seconds(problem, gpu) + starting
-    items = dims.N * -(-dims.B // ROWS)
-    blocks = tiling.blocks if isinstance(tiling, SpreadTiling) else 1
+    if isinstance(tiling, SpreadTiling):
+        items, blocks = cuda_spread.items(dims, tiling), tiling.blocks
+    else:
+        items, blocks = dims.N * -(-dims.B // ROWS), 1
     waves = -(-items // max(gpu.sms // blocks, 1))
     return waves * dims.T * step_seconds(problem, tiling, gpu, spilled_bytes)

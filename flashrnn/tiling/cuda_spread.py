@@ -139,8 +139,9 @@ class Sizes:
 
     @property
     def registers_per_tile(self) -> Operand:
-        """That each tile of rows in flight beside the first takes through a step; an estimate."""
-        return 24 + 4 * self.elements
+        """That each tile of rows in flight beside the first adds; an estimate, fitted alike."""
+        S = len(self.problem.program.cell.states)
+        return (28 if self.problem.direction == BACKWARD else 16) + 3 * S * self.elements
 
 
 def _up(a: Operand, b: Operand) -> Operand:

@@ -59,10 +59,10 @@ def test_classes_choose_as_the_model_does(direction, dtype, D) -> None:
     problem = problem_of(D=D, dtype=dtype, direction=direction, cell=elman)
     choices = CUDA.choices([problem], H100)
     held = Pack(H100.fingerprint, {}, {CUDA.name: Section("test", choices)})
-    for B, N in ((16, 1), (5, 8), (32, 64), (16, 1024)):
+    for B, N in ((16, 1), (5, 8), (32, 8), (32, 64), (128, 8), (16, 1024)):
         sizes = replace(problem, dims=Dims(B, 1, N, D))
         assert held.tiling(CUDA, sizes) == choose(sizes, H100), (B, N)
-    assert CUDA.sizes_of(problem_of(33, 3)) == (1, 9)  # 3 heads x 3 tiles of 16 rows
+    assert CUDA.sizes_of(problem_of(33, 3)) == (3, 9)  # 3 heads x 3 tiles of 16 rows
     assert held.tiling(CUDA, replace(problem, dims=Dims(16, 1, 1, D - 1))) is None
 
 
