@@ -74,8 +74,8 @@ def emit_spread(
 
     exchange: GRID or CLUSTER. units: of a block; warps_n, warps_k: over R's columns and terms;
     sum_parts: of the terms whose sums are in shared memory at once, warps_k or 1;
-    k_tiles_in_registers: of a warp's part of R, the others are in shared memory; tiles_in_flight: of
-    16 rows, which a block takes in turn.
+    k_tiles_in_registers: of a warp's part of R, the others are in shared memory;
+    tiles_in_flight: of 16 rows, which a block takes in turn.
     """
     schedule, more = _schedule(direction)
     return f"""\

@@ -1,8 +1,8 @@
 """In packs: the CUDA kernels of cells.
 
-D is as it is. Of B and N counts whether a head has several tiles of 16 rows, which blocks can have in
-flight, and how many tiles all heads have, rounded up to powers of two: by the latency model the choice
-depends on no more where a head's tiles are one or even.
+D is as it is. Of B and N counts whether a head has several tiles of 16 rows, which blocks can have
+in flight, and how many tiles all heads have, rounded up to powers of two: by the latency model the
+choice depends on no more where a head's tiles are one or even.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_TILES = 1024
 
 
 class CudaKernels(Kind[CudaProblem, Tiling]):
-    """Filed by cell, direction, dtype and D; then by the tiles of rows of a head, and of all heads."""
+    """Filed by cell, direction, dtype and D; then by tiles of rows, of a head and of all heads."""
 
     name = "cuda"
 

@@ -7,18 +7,18 @@ after its product. One step is
         + max(product, its longest chain, operands from shared memory) + pointwise
 
 where `bytes` is the operand that each block takes from the others, a warp fetching six tiles of it
-per round. Of several tiles of rows in flight, one is computed while the others wait: a step of k of
-them is
+per round. While one of several tiles of rows in flight waits, the others are computed: a step of k
+of them is
 
-    max(k * busy, busy + waiting, k * bytes / rate where nobody fetches them)
+    max(step of one, k * busy, k * bytes / rate)
 
-with waiting + busy the step of one tile. Busy is what a step takes where nobody waits for other
-blocks (the block's fixed part, product and pointwise part), and in a grid the fence of the release
-and the fetching from L2, for which the block stands still. The grid's fixed part, its rate and what a backward step costs more are fitted to
-published times of another implementation on one H100 (`fit`, PUBLISHED); the error of each is in
-docs/cuda.md. The cluster's, and the latencies, are those of Luo et al., "Benchmarking and
-Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking" (2024); the block's is an
-assumption, and so is the fence.
+`busy` is what a block cannot do for two tiles at once: the fixed part of a step in one block, where
+nobody waits for another, product and pointwise part, and in a grid the release's fence and the
+bytes, which warps fetch. The grid's fixed part, its rate and what a backward step costs more are
+fitted to published times of another implementation on one H100 (`fit`, PUBLISHED); the error of
+each is in docs/cuda.md. The cluster's, and the latencies, are those of Luo et al., "Benchmarking
+and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking" (2024); the block's and the
+fence's are assumptions.
 """
 
 from __future__ import annotations

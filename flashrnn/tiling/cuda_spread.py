@@ -1,11 +1,12 @@
 """Tilings of the CUDA schedule "a head spread over blocks" (csrc/cuda/spread*.hpp).
 
 Each block of a head owns `units` of its units and some tiles of 16 rows of the batch at a time; the
-blocks exchange h, or backward the gradients of the gates, once per step: through global memory and a
-counter (a grid of blocks that are all resident), or through the shared memory of a cluster. While
+blocks exchange h, or backward the gradients of the gates, once per step: through global memory and
+a counter (a grid of blocks that are all resident), or through the shared memory of a cluster. While
 one tile's part travels, a block computes the next tile's. A block's part of R is a grid of
-tensor-core operands that its warps divide by columns (warps_n) and by terms (warps_k). Shared memory is exact; registers are an estimate. What follows from a tiling is
-written once, for numbers and for the solver's expressions.
+tensor-core operands that its warps divide by columns (warps_n) and by terms (warps_k). Shared
+memory is exact; registers are an estimate. What follows from a tiling is written once, for numbers
+and for the solver's expressions.
 """
 
 from __future__ import annotations
@@ -165,7 +166,7 @@ def allowed_units(problem: CudaProblem) -> tuple[int, ...]:
 
 
 def most_in_flight(problem: CudaProblem) -> int:
-    """Tiles of rows that blocks may take in turn: no more than there are; one without an exchange."""
+    """Tiles of rows that blocks may take in turn: as there are; one where nothing is exchanged."""
     tiles = max(1, -(-problem.dims.B // ROWS))
     return min(tiles, MOST_IN_FLIGHT) if problem.products else 1
 

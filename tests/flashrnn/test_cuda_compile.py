@@ -116,7 +116,7 @@ def test_show_a_head_over_several_blocks(capsys) -> None:
     text = capsys.readouterr().out
     assert "a head in the blocks of a cluster: units = 16, blocks = 16" in text
     assert "no spills" in text
-    assert "Spreading<units, blocks, warps_n, warps_k, sum_parts, k_tiles_in_registers>" in text
+    assert "Spreading<units, blocks, warps_n, warps_k, sum_parts, k_tiles_in_registers," in text
 
 
 @pytest.mark.parametrize(
