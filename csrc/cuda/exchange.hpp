@@ -1,6 +1,6 @@
 // How the blocks that share a head hand each other their parts of an operand, once per step of a tile
-// of rows. Two slots take turns: who writes to one has seen the operand behind it complete, and no block adds to
-// that before its product with the one before, which lay in the same slot, is done.
+// of rows. Two slots take turns: who writes to one has seen the operand behind it complete, and no
+// block adds to that before its product with the one before, which lay in the same slot, is done.
 #pragma once
 
 #include "cuda/product.hpp"

@@ -1,5 +1,7 @@
 """CUDA kernels compiled by NVRTC for GPUs that are not here: what the compiler made of tilings."""
 
+from itertools import product
+
 import pytest
 
 from autotune.compiler_report import report
@@ -16,6 +18,7 @@ from flashrnn.runtime.cuda_compile import compile_for, compile_source
 from flashrnn.tiling import cuda_choice as tiling
 from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.cuda_choice import BLOCK, SCHEDULES
+from flashrnn.tiling.cuda_spread import SpreadTiling
 
 pytest.importorskip("cuda.bindings", reason="the extra cuda is not installed")
 pytest.importorskip("triton", reason="the disassembler comes with Triton")
@@ -24,14 +27,15 @@ pytest.importorskip("triton", reason="the disassembler comes with Triton")
 DEVICES = ("a100-80-sxm", "rtx-3090", "rtx-4090", "h100-sxm", "b200", "rtx-5090")
 
 
-def problem_of(cell, direction, D, dtype=BFLOAT16) -> CudaProblem:
-    return CudaProblem(lower(cell), direction, dtype, Dims(16, 1, 1, D))
+def problem_of(cell, direction, D, dtype=BFLOAT16, B=16) -> CudaProblem:
+    return CudaProblem(lower(cell), direction, dtype, Dims(B, 1, 1, D))
 
 
-def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> None:
+def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> int:
     """The first choice, or the second where the compiler spilled much in that, is as promised.
 
-    It launches, moves nothing to local memory in a step, multiplies as tiled.
+    It launches, moves nothing to local memory in a step, multiplies as tiled. Returns the tiles of
+    rows in flight.
     """
     gpu = named(device)
     chosen = tiling.choose(problem, gpu, schedules)
@@ -46,9 +50,11 @@ def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> None:
     assert code.classes["tensor"] == products > 0
     assert code.bytes("local load") + code.bytes("local store") == 0
     assert made.spill_store_bytes <= 128, "more than what is set aside before the loop"
-    # a cluster waits for no fence of the GPU, a grid for one per step
+    # a cluster waits for no fence of the GPU, a grid for one per step of each tile of rows
     fences = sum(i.name == "MEMBAR.ALL.GPU" for i in code.instructions)
-    assert fences == (1 if tiling.schedule_of(chosen) == GRID else 0)
+    in_flight = chosen.tiles_in_flight if isinstance(chosen, SpreadTiling) else 1
+    assert fences == (in_flight if tiling.schedule_of(chosen) == GRID else 0)
+    return in_flight
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,31 @@ def test_a_kernel_of_each_direction(direction, schedule) -> None:
 
 def test_a_head_over_a_grid() -> None:
     check(problem_of(gru, BACKWARD, 512), "a100-80-sxm")
+
+
+def test_two_tiles_of_rows_in_flight() -> None:
+    assert check(problem_of(lstm, TRAINING, 256, B=512), "h100-sxm") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "exchange"),
+    [("a100-80-sxm", GRID), *product(("h100-sxm", "b200"), (GRID, CLUSTER))],
+)
+@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+def test_two_tiles_of_rows_in_flight_on_every_architecture(direction, device, exchange) -> None:
+    """Without a spill, and shared memory as predicted to the byte."""
+    gpu = named(device)
+    problem = problem_of(lstm, direction, 256, B=256)
+    two = [t for t in tiling.tilings(problem, gpu, exchange) if t.tiles_in_flight == 2]
+    chosen = tiling.cheapest_of(problem, gpu, two)
+    made = report(compile_for(problem, chosen, gpu.sm))
+    assert made.spill_store_bytes == 0
+    assert made.shared_bytes == tiling.predict(problem, chosen).shared_bytes
+    assert made.step is not None
+    code = made.step.code
+    assert code.classes["tensor"] == tiling.products_per_step(problem, chosen)
+    assert code.bytes("local load") + code.bytes("local store") == 0
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
 """Blocks with several tiles of rows in flight: executed on this machine, and predicted."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from cuda_checks import comparisons, inference
-from cuda_host import HostKernel
+from cuda_host import HostKernel, Issues
 from cuda_tilings import pairwise, spread, tiled
+from simt_driver import CSRC, ORDERS
 
 from autotune.gpu import named
 from flashrnn.cells import gru, indrnn, lstm, peephole_lstm
@@ -23,7 +25,6 @@ from flashrnn.tiling.cuda_latency import seconds, step_seconds
 from flashrnn.tiling.cuda_spread import SpreadTiling
 
 EXCHANGES = (GRID, CLUSTER)
-ORDERS = ("forward", "reverse", "random")
 H100, A100 = named("h100-sxm"), named("a100-80-sxm")
 # How long each row is: all steps; the first tile's, or the second's, end before the other's.
 ENDS = {
@@ -100,6 +101,29 @@ def test_inference_saves_nothing() -> None:
         gru, BFLOAT16, dims, lambda d: tiled(gru, d, BFLOAT16, dims, CLUSTER, 2), HostKernel
     ):
         assert result.ok, str(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("exchange", "shared"),
+    [
+        (GRID, "number * sums_bytes"), (CLUSTER, "number * sums_bytes"),
+        (GRID, "number * 2 * slot"), (CLUSTER, "number * exchange_bytes"),
+    ],
+)  # fmt: skip
+def test_what_tiles_have_of_their_own_cannot_be_shared(exchange, shared, tmp_path) -> None:
+    """Sums without another barrier; slots, since no step of one tile is ordered by the other's."""
+    shutil.copytree(CSRC / "cuda", tmp_path / "cuda")
+    found = 0
+    for name in ("spread.hpp", "exchange.hpp"):
+        whole = (tmp_path / "cuda" / name).read_text()
+        found += whole.count(shared)
+        (tmp_path / "cuda" / name).write_text(whole.replace(shared, "0"))
+    assert found == 1
+    dims, make = Dims(17, 3, 1, 24), partial(HostKernel, csrc=tmp_path)
+    for order in ORDERS:
+        with pytest.raises(Issues, match=r"race: |mbarrier: "):
+            hold(lstm, BFLOAT16, exchange, dims, "the second longer", orders=(order,), make=make)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
