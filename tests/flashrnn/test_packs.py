@@ -54,7 +54,7 @@ def test_every_gpu_has_its_pack_and_it_is_whole() -> None:
         assert {n: section.choices.keys() for n, section in shipped.sections.items()} == keys
         assert (SHIPPED / f"{name}.json").read_text() == text(shipped)
         assert json.loads(text(shipped))["measured"] is False
-        assert len(text(shipped)) < 40_000
+        assert len(text(shipped)) < 45_000
 
 
 def test_a_sample_is_what_is_chosen_again() -> None:
