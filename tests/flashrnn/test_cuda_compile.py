@@ -69,7 +69,7 @@ def test_a_head_over_a_grid() -> None:
 
 
 def test_two_tiles_of_rows_in_flight() -> None:
-    assert check(problem_of(lstm, TRAINING, 256, B=512), "h100-sxm") == 2
+    assert check(problem_of(lstm, TRAINING, 256, B=384), "h100-sxm") == 2
 
 
 @pytest.mark.slow
@@ -79,12 +79,17 @@ def test_two_tiles_of_rows_in_flight() -> None:
 )
 @pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
 def test_two_tiles_of_rows_in_flight_on_every_architecture(direction, device, exchange) -> None:
-    """Without a spill, and shared memory as predicted to the byte."""
-    gpu = named(device)
-    problem = problem_of(lstm, direction, 256, B=256)
-    two = [t for t in tiling.tilings(problem, gpu, exchange) if t.tiles_in_flight == 2]
-    chosen = tiling.cheapest_of(problem, gpu, two)
-    made = report(compile_for(problem, chosen, gpu.sm))
+    """Without a spill after one more choice, and shared memory as predicted to the byte."""
+    gpu, problem = named(device), problem_of(lstm, direction, 256, B=256)
+
+    def compiled(spare):
+        fitting = tiling.tilings(problem, gpu, exchange, spare)
+        two = tiling.cheapest_of(problem, gpu, [t for t in fitting if t.tiles_in_flight == 2])
+        return two, report(compile_for(problem, two, gpu.sm))
+
+    chosen, made = compiled(0)
+    if made.spilled:
+        chosen, made = compiled(tiling.lacking(problem, chosen, gpu, made.spill_store_bytes))
     assert made.spill_store_bytes == 0
     assert made.shared_bytes == tiling.predict(problem, chosen).shared_bytes
     assert made.step is not None
