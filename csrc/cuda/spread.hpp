@@ -93,6 +93,9 @@ struct Spread : HeadOfRows<Cell, Storage, D> {
     return reinterpret_cast<Column*>(shared(r_begin + place.warp * R::bytes_per_warp));
   }
 
+  // Whether this tile has step t of the loop; one that is alone has all.
+  FLASHRNN_INLINE bool has(int t) const { return Tiling::in_flight == 1 || t < rows.longest; }
+
   // Group i of this warp: in the block; of all units; whether the head has it.
   FLASHRNN_INLINE int in_block_of(int i) const { return place.warp + i * Tiling::warps; }
   FLASHRNN_INLINE int group_of(int i) const { return block_x() * Tiling::groups + in_block_of(i); }

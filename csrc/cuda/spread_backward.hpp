@@ -64,7 +64,7 @@ struct BackwardTile : BackwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread
         if (owns(i)) pass_on(t + 1, i);
       }
     }
-    if (t < 0 || t >= rows.longest) return;
+    if (t < 0 || !this->has(t)) return;
 #pragma unroll
     for (int i = 0; i < groups_per_warp; ++i) {
       if (owns(i)) derive(t, i);

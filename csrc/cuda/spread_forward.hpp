@@ -77,7 +77,7 @@ struct ForwardTile : ForwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread {
   }
 
   FLASHRNN_INLINE void step(int t, const R& r) {
-    if (t >= rows.longest) return;
+    if (!this->has(t)) return;
     UnitsOf wx[groups_per_warp][at_least(Gw, 1)][2];
     copy(wx);
     if (t + 1 < rows.longest) fetch(t + 1);
