@@ -125,10 +125,10 @@ def registers(problem: CudaProblem, per_warp: Operand, held: Operand) -> Operand
     cell = problem.program.cell
     G, S, K = len(cell.gates), len(cell.states), len(problem.program.weights)
     if problem.direction == BACKWARD:
-        needed, per_tile = 16 * G, 10 * S + 4 * K + 10
+        needed, per_tile = 14 * G + 22, 14 * S + 4 * K + 4
     else:
         wx = 3 if problem.dtype.bytes == 2 else 7
-        needed, per_tile = 24, 4 * problem.products + wx * len(cell.input) + 8 * S + 2 * K + 10
+        needed, per_tile = 60, 2 * problem.products + wx * len(cell.input) + 6 * S + 2 * K + 10
     return needed + per_tile * per_warp + 2 * problem.columns_per_tile * per_warp * held
 
 

@@ -144,12 +144,12 @@ class Sizes:
         G, S = len(cell.gates), len(cell.states)
         others = self.groups - 1
         if self.problem.direction == BACKWARD:
-            needed = 50 + 4 * G + 19 * S + 2 * self.sum_parts + 22 * others
+            needed = 58 + 5 * G + 15 * S + 3 * self.sum_parts + 22 * others
         else:
             wx = (7 if self.problem.dtype.bytes == 2 else 14) * len(cell.input)
             more_states = 22 * max(S - 2, 0)
-            needed = 46 + 9 * self.units_per_lane + more_states + (4 + wx) * others
-            needed = needed + 4 * self.columns_per_warp
+            needed = 41 + 9 * self.units_per_lane + more_states + (4 + wx) * others
+            needed = needed + 5 * self.columns_per_warp
         return needed + self.words
 
     @property
