@@ -58,6 +58,18 @@ def occupancy(
     return min(cast("int", count) for count in counts.values())
 
 
+def most_registers(sm: int | Architecture, threads: int) -> int:
+    """The most registers that each thread of a block can have for the block to launch.
+
+    sm, threads: as in `occupancy`. Raises UnknownArchitecture.
+    """
+    limits = architecture(sm) if isinstance(sm, int) else sm
+    warps = _up(_up(threads, WARP) // WARP, limits.warp_granule)
+    assert isinstance(warps, int)
+    granules = limits.registers_per_block // warps // limits.register_granule
+    return min(granules * limits.register_granule // WARP, limits.registers_per_thread)
+
+
 def limiting(
     sm: int | Architecture, threads: int, registers: int, shared_bytes: int, *, barriers: int = 1
 ) -> str:

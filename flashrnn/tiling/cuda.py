@@ -24,8 +24,6 @@ WARP, ROWS, UNITS_PER_TILE = 32, 16, 8
 MOST_WARPS = 16
 # Bytes of an operand per warp: 16 bytes per lane on the left, 8 on the right.
 LEFT_BYTES, RIGHT_BYTES = 512, 256
-# Registers beside R's operands and what is counted per tile of units.
-BASE = 36
 
 
 @dataclass(frozen=True)
@@ -119,17 +117,19 @@ def shared_bytes(problem: CudaProblem, warps: Operand, per_warp: Operand, held: 
 def registers(problem: CudaProblem, per_warp: Operand, held: Operand) -> Operand:
     """Registers per thread that the compiler needs, R's operands included; an estimate.
 
-    Fitted to where NVRTC 13.5 began to spill for sm_90; docs/cuda.md has the figures. Where there
-    are registers to spare the compiler takes more than it needs, which does no harm.
+    Fitted to where NVRTC 13.5 began to spill; docs/cuda.md has the figures. Where there are
+    registers to spare the compiler takes more than it needs, which does no harm. Forward, what is
+    alive during the product is what tiles have: accumulators, Wx of this step and the next, states.
+    Backward, most is alive in the derivative of one tile, beside the other tiles' states.
     """
     cell = problem.program.cell
     G, S, K = len(cell.gates), len(cell.states), len(problem.program.weights)
     if problem.direction == BACKWARD:
-        per_tile = 4 * G + 10 * S + 4 * K + 28
-    else:  # accumulators, Wx of this step and the next, states
-        wx = 4 if problem.dtype.bytes == 2 else 8
-        per_tile = 4 * problem.products + wx * len(cell.input) + 8 * S + 2 * K + 16
-    return BASE + per_tile * per_warp + 2 * problem.columns_per_tile * per_warp * held
+        needed, per_tile = 14 * G + 26, 16 * S + 4 * K
+    else:
+        wx = 3 if problem.dtype.bytes == 2 else 7
+        needed, per_tile = 60, 2 * problem.products + wx * len(cell.input) + 6 * S + 2 * K + 10
+    return needed + per_tile * per_warp + 2 * problem.columns_per_tile * per_warp * held
 
 
 def predict(problem: CudaProblem, tiling: BlockTiling) -> Prediction:

@@ -92,11 +92,15 @@ def binding(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> str:
         if not 0 <= held <= most:
             words.append(f"all of R is {where}")
             continue
-        needed = predict(problem, replace(tiling, k_tiles_in_registers=held))
+        changed = replace(tiling, k_tiles_in_registers=held)
+        needed = predict(problem, changed)
         if resources.occupancy(
             gpu.architecture, needed.threads, needed.registers, needed.shared_bytes
         ):
-            words.append(f"one more k tile would fit {where}")
+            if admits(problem, gpu, changed):
+                words.append(f"one more k tile would fit {where}")
+            else:
+                words.append(f"one more k tile {where} exceeds registers while R is loaded")
             continue
         limit = resources.limiting(
             gpu.architecture, needed.threads, needed.registers, needed.shared_bytes

@@ -28,6 +28,9 @@ from flashrnn.tiling.cuda import LEFT_BYTES, RIGHT_BYTES, ROWS, WARP, CudaProble
 SUM_BYTES = 512
 MOST_WARPS = 16
 MOST_IN_FLIGHT = 2  # tiles of rows: the schedules take any number, registers for more are rare
+# From this architecture on the compiler keeps the 16-bit halves of R's words apart, in a register
+# each, until all that registers hold is loaded, unless a loop over more of R follows.
+HALVES_FROM = 100
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,25 @@ class Sizes:
         return self.k_per_warp * self.warps_k
 
     @property
+    def units_per_lane(self) -> Operand:
+        """Of a group: units in eights, else in fours."""
+        return self._by_eights(2, 1)
+
+    @property
+    def groups(self) -> Operand:
+        """Groups of units of the busiest warp."""
+        return self._by_eights(_up(self.units // 8, self.warps), _up(self.units // 4, self.warps))
+
+    @property
     def elements(self) -> Operand:
-        """Units times rows of a lane of the busiest warp: units in eights, else in fours."""
-        by_8, by_4 = 4 * _up(self.units // 8, self.warps), 2 * _up(self.units // 4, self.warps)
+        """Units times rows of a lane of the busiest warp."""
+        return 2 * self.units_per_lane * self.groups
+
+    def _by_eights(self, eights: Operand, fours: Operand) -> Operand:
+        """The one where units come in eights, the other where they come in fours."""
         if isinstance(self.units, int):
-            return by_8 if self.units % 8 == 0 else by_4
-        return either(self.units % 8 == 0, by_8, by_4)
+            return eights if self.units % 8 == 0 else fours
+        return either(self.units % 8 == 0, eights, fours)
 
     @property
     def shared_bytes(self) -> Operand:
@@ -126,23 +142,31 @@ class Sizes:
     def registers(self) -> Operand:
         """Per thread, R's operands included; an estimate.
 
-        Fitted to where NVRTC 13.5 began to spill; docs/cuda.md has the figures.
+        Fitted to where NVRTC 13.5 began to spill; docs/cuda.md has the figures. A warp's groups of
+        units follow one another: beside one in its turn are Wx and states of the others.
         """
-        problem, columns = self.problem, self.columns_per_warp
-        S = len(problem.program.cell.states)
-        if problem.direction == BACKWARD:
-            needed = 36 + 5 * columns + 9 * self.elements + 32 * max(S - 2, 0)
+        cell = self.problem.program.cell
+        G, S = len(cell.gates), len(cell.states)
+        others = self.groups - 1
+        if self.problem.direction == BACKWARD:
+            needed = 58 + 5 * G + 15 * S + 3 * self.sum_parts + 22 * others
         else:
-            needed = 37 + 6 * columns + 4 * self.elements + 25 * max(S - 2, 0)
-        if self.exchange == CLUSTER:  # addresses in the other blocks
-            needed = needed + 16 + 4 * columns
-        return needed + 2 * columns * self.held + (self.in_flight - 1) * self.registers_per_tile
+            wx = (7 if self.problem.dtype.bytes == 2 else 14) * len(cell.input)
+            more_states = 22 * max(S - 2, 0)
+            needed = 41 + 9 * self.units_per_lane + more_states + (4 + wx) * others
+            needed = needed + 5 * self.columns_per_warp
+        return needed + self.words + (self.in_flight - 1) * self.registers_per_tile
 
     @property
     def registers_per_tile(self) -> Operand:
         """That each tile of rows in flight beside the first adds; an estimate, fitted alike."""
         S = len(self.problem.program.cell.states)
         return (28 if self.problem.direction == BACKWARD else 16) + 3 * S * self.elements
+
+    @property
+    def words(self) -> Operand:
+        """Registers of R's operands."""
+        return 2 * self.columns_per_warp * self.held
 
 
 def _up(a: Operand, b: Operand) -> Operand:
@@ -197,6 +221,12 @@ def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Mode
         m, gpu.architecture, threads=WARP * derived.warps, registers=derived.registers + spare,
         shared_bytes=derived.shared_bytes,
     )  # fmt: skip
+    if problem.direction == BACKWARD and problem.dtype != FLOAT32 and gpu.sm >= HALVES_FROM:
+        most = gpu.architecture.registers_per_thread
+        m.add(
+            (derived.k_per_warp - held >= 2) | (derived.registers + derived.words <= most),
+            name="registers per thread while R is loaded",
+        )
     return m
 
 

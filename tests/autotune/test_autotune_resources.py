@@ -14,7 +14,14 @@ import pytest
 from autotune.device import Device
 from autotune.errors import UnknownArchitecture
 from autotune.gpu import architecture, architectures
-from autotune.resources import constrain, constrain_l2, l1_bytes, limiting, occupancy
+from autotune.resources import (
+    constrain,
+    constrain_l2,
+    l1_bytes,
+    limiting,
+    most_registers,
+    occupancy,
+)
 from constrint import Infeasible, Model
 
 CASES = 100_000
@@ -48,6 +55,14 @@ def test_what_exceeds_a_limit_of_one_block_does_not_launch(sm: int) -> None:
     assert occupancy(sm, 1024, 64, 0) == 1
     assert occupancy(sm, 1025, 8, 0) == 0
     assert occupancy(sm, 32, 32, 0, barriers=17) == 0
+
+
+@pytest.mark.parametrize("sm", architectures())
+@pytest.mark.parametrize("threads", [32, 256, 288, 512, 1000, 1024])
+def test_the_most_registers_are_those_with_which_a_block_launches(sm: int, threads: int) -> None:
+    most = most_registers(sm, threads)
+    assert occupancy(sm, threads, most, 0) > 0
+    assert occupancy(sm, threads, most + 1, 0) == 0
 
 
 def test_numbers_that_no_kernel_has() -> None:

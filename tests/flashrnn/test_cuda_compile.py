@@ -4,10 +4,11 @@ from itertools import product
 
 import pytest
 
-from autotune.compiler_report import report
-from autotune.gpu import named
-from autotune.resources import occupancy
-from flashrnn.cells import gru, lstm, peephole_lstm, slstm
+from autotune.compiler_report import Report, report
+from autotune.gpu import Gpu, named
+from autotune.resources import most_registers, occupancy
+from bench.cuda_suite import NEAR, tried
+from flashrnn.cells import elman, gru, lstm, peephole_lstm, slstm
 from flashrnn.cli import main
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT32
@@ -18,6 +19,7 @@ from flashrnn.runtime.cuda_compile import compile_for, compile_source
 from flashrnn.tiling import cuda_choice as tiling
 from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.cuda_choice import BLOCK, SCHEDULES
+from flashrnn.tiling.cuda_latency import Tiling
 from flashrnn.tiling.cuda_spread import SpreadTiling
 
 pytest.importorskip("cuda.bindings", reason="the extra cuda is not installed")
@@ -34,15 +36,15 @@ def problem_of(cell, direction, D, dtype=BFLOAT16, B=16) -> CudaProblem:
 def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> int:
     """The first choice, or the second where the compiler spilled much in that, is as promised.
 
-    It launches, moves nothing to local memory in a step, multiplies as tiled. Returns the tiles of
-    rows in flight.
+    It launches, moves nothing to local memory in a step, multiplies as tiled; near the cap it needs
+    the registers that were predicted. Returns the tiles of rows in flight.
     """
     gpu = named(device)
     chosen = tiling.choose(problem, gpu, schedules)
-    made = report(compile_for(problem, chosen, gpu.sm))
+    made = compiled(problem, chosen, gpu)
     if made.spill_store_bytes > 128:
         chosen = tiling.second(problem, chosen, gpu, made.spill_store_bytes, schedules)
-        made = report(compile_for(problem, chosen, gpu.sm))
+        made = compiled(problem, chosen, gpu)
     assert occupancy(gpu.sm, made.threads, made.registers, made.shared_bytes) >= 1
     assert made.step is not None
     code = made.step.code
@@ -55,6 +57,13 @@ def check(problem: CudaProblem, device: str, schedules=SCHEDULES) -> int:
     in_flight = chosen.tiles_in_flight if isinstance(chosen, SpreadTiling) else 1
     assert fences == (in_flight if tiling.schedule_of(chosen) == GRID else 0)
     return in_flight
+
+
+def compiled(problem: CudaProblem, chosen: Tiling, gpu: Gpu) -> Report:
+    """The compiler's report; registers as predicted where the tiling comes near the cap."""
+    made, told = tried(problem, chosen, gpu)
+    assert not told.near or abs(told.error) <= NEAR, (chosen, told)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -82,14 +91,14 @@ def test_two_tiles_of_rows_in_flight_on_every_architecture(direction, device, ex
     """Without a spill after one more choice, and shared memory as predicted to the byte."""
     gpu, problem = named(device), problem_of(lstm, direction, 256, B=256)
 
-    def compiled(spare):
+    def cheapest(spare):
         fitting = tiling.tilings(problem, gpu, exchange, spare)
         two = tiling.cheapest_of(problem, gpu, [t for t in fitting if t.tiles_in_flight == 2])
         return two, report(compile_for(problem, two, gpu.sm))
 
-    chosen, made = compiled(0)
+    chosen, made = cheapest(0)
     if made.spilled:
-        chosen, made = compiled(tiling.lacking(problem, chosen, gpu, made.spill_store_bytes))
+        chosen, made = cheapest(tiling.lacking(problem, chosen, gpu, made.spill_store_bytes))
     assert made.spill_store_bytes == 0
     assert made.shared_bytes == tiling.predict(problem, chosen).shared_bytes
     assert made.step is not None
@@ -119,6 +128,38 @@ def test_other_cells(cell, D, direction) -> None:
 @pytest.mark.parametrize("D", [64, 256])
 def test_tf32(direction, D) -> None:
     check(problem_of(lstm, direction, D, FLOAT32), "h100-sxm")
+
+
+def test_registers_where_the_derivative_of_a_tile_is_small() -> None:
+    """Of one gate, beside which four tiles of units stand in a warp."""
+    problem = problem_of(elman, BACKWARD, 256)
+    chosen = fullest(problem, named("h100-sxm"), BLOCK)
+    assert chosen.tiles_per_warp >= 2
+    compiled(problem, chosen, named("h100-sxm"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["a100-80-sxm", "h100-sxm", "rtx-5090"])
+@pytest.mark.parametrize(("schedule", "D"), [(BLOCK, 128), (CLUSTER, 512), (GRID, 1024)])
+@pytest.mark.parametrize("direction", [TRAINING, BACKWARD])
+@pytest.mark.parametrize("cell", [lstm, gru, elman, slstm], ids=lambda c: c.name)
+def test_registers_near_the_cap(cell, direction, schedule, D, device) -> None:
+    """The fastest tiling that is predicted to come near the cap, where a schedule has one."""
+    gpu, problem = named(device), problem_of(cell, direction, D)
+    if tiling.fits(problem, gpu, schedule):
+        compiled(problem, fullest(problem, gpu, schedule), gpu)
+
+
+def fullest(problem: CudaProblem, gpu: Gpu, schedule: str) -> Tiling:
+    """The fastest of the tilings whose predicted registers come near the cap, or nearest to it."""
+
+    def part(found: Tiling) -> float:
+        needed = tiling.predict(problem, found)
+        return needed.registers / most_registers(gpu.sm, needed.threads)
+
+    every = tiling.tilings(problem, gpu, schedule)
+    least = min(1 - NEAR, max(part(found) for found in every))
+    return tiling.cheapest_of(problem, gpu, [found for found in every if part(found) >= least])
 
 
 @pytest.mark.slow

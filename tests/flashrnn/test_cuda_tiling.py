@@ -1,5 +1,7 @@
 """Which CUDA schedule and tiling a head takes, and the latency model that ranks them."""
 
+from dataclasses import replace
+
 import pytest
 
 from autotune.gpu import named
@@ -35,6 +37,7 @@ from flashrnn.tiling.cuda_latency import (
 )
 
 A100, H100, L4 = named("a100-80-sxm"), named("h100-sxm"), named("l4")
+B200 = named("b200")
 
 
 def problem_of(cell=lstm, direction=TRAINING, D=64, dtype=BFLOAT16, B=16, N=1) -> CudaProblem:
@@ -65,6 +68,25 @@ def test_what_follows_from_a_tiling_is_the_same_for_numbers_and_for_the_solver(
         sizes = cuda_spread.sizes(problem, tiling)
         assert sizes.k_per_warp >= tiling.k_tiles_in_registers
         assert sizes.operands >= problem.k_tiles
+
+
+def test_from_sm_100_on_registers_hold_the_halves_of_what_is_loaded() -> None:
+    """Backward, where no loop over more of R follows; elsewhere such tilings are taken."""
+    problem = problem_of(direction=BACKWARD, D=512)
+
+    def short(gpu):
+        for tiling in cuda_choice.tilings(problem, gpu, CLUSTER):
+            s = cuda_spread.sizes(problem, tiling)
+            if s.k_per_warp - tiling.k_tiles_in_registers < 2 and s.registers + s.words > 255:
+                yield tiling
+
+    missed = next(short(H100))
+    assert not any(short(B200))
+    assert cuda_choice.admits(problem, H100, missed)
+    assert not cuda_choice.admits(problem, B200, missed)
+    fewer = replace(missed, k_tiles_in_registers=missed.k_tiles_in_registers - 1)
+    told = cuda_choice.binding(problem, fewer, B200)
+    assert "in registers exceeds registers while R is loaded" in told
 
 
 def test_groups_of_blocks_are_as_many_as_are_resident() -> None:
