@@ -125,7 +125,7 @@ def registers(problem: CudaProblem, per_warp: Operand, held: Operand) -> Operand
     cell = problem.program.cell
     G, S, K = len(cell.gates), len(cell.states), len(problem.program.weights)
     if problem.direction == BACKWARD:
-        needed, per_tile = 14 * G + 26, 16 * S + 4 * K
+        needed, per_tile = 14 * G + 26, 16 * S + 8 * K
     else:
         wx = 3 if problem.dtype.bytes == 2 else 7
         needed, per_tile = 60, 2 * problem.products + wx * len(cell.input) + 6 * S + 2 * K + 10

@@ -151,9 +151,10 @@ class Sizes:
         if self.problem.direction == BACKWARD:
             needed = 58 + 5 * G + 15 * S + 3 * self.sum_parts + 22 * others
         else:
-            wx = (7 if self.problem.dtype.bytes == 2 else 14) * len(cell.input)
-            more_states = 22 * max(S - 2, 0)
-            needed = 41 + 9 * self.units_per_lane + more_states + (4 + wx) * others
+            wide = self.problem.dtype.bytes == 4
+            first, other = (3, 14) if wide else (0, 7)  # of each gate of Wx
+            needed = 41 + 9 * self.units_per_lane + 22 * max(S - 2, 0)
+            needed = needed + (4 + other * len(cell.input)) * others + first * len(cell.input)
             needed = needed + 5 * self.columns_per_warp
         return needed + self.words + (self.in_flight - 1) * self.registers_per_tile
 
