@@ -183,10 +183,10 @@ def test_the_better_of_two_that_spill_is_kept(loaded) -> None:
 
 
 def test_a_spill_costs_less_than_a_slower_schedule(loaded) -> None:
-    first, second = choices(96, 128)
+    first, second = choices(768, 160)
     assert (schedule_of(first), schedule_of(second)) == (CLUSTER, GRID)
-    loaded.spilled = {constants(large(96), first): 128}
-    assert plan(large(96)).tiling == first
+    loaded.spilled = {constants(large(768), first): 160}
+    assert plan(large(768)).tiling == first
     assert len(loaded.made) == 2
 
 
