@@ -104,7 +104,8 @@ def test_small_heads_take_a_block_larger_ones_a_cluster_the_largest_a_grid() -> 
     assert schedule_of(choose(problem_of(D=512), A100)) == GRID
 
 
-def test_what_keeps_a_head_out_of_each_schedule_is_told() -> None:
+def test_what_keeps_a_head_out_of_each_schedule_is_told(monkeypatch) -> None:
+    monkeypatch.setattr(cuda_choice, "REASON_SECONDS", 3.0)  # the machine may be busy
     with pytest.raises(TilingError) as raised:
         choose(problem_of(D=4096), A100)
     told = str(raised.value)
@@ -115,6 +116,12 @@ def test_what_keeps_a_head_out_of_each_schedule_is_told() -> None:
     fits = largest(problem_of(), A100, GRID)
     assert told.endswith(f"the largest D that fits is {fits}")
     assert schedule_of(choose(problem_of(D=fits), A100)) == GRID
+
+
+def test_reasons_that_take_too_long_are_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(cuda_choice, "REASON_SECONDS", 1e-9)
+    with pytest.raises(TilingError, match=r"in one block: some of its limits \(in 1e-09 s it was"):
+        choose(problem_of(D=4096, B=64), A100)
 
 
 def test_the_published_largest_head_fits() -> None:
