@@ -200,20 +200,30 @@ struct Spread : HeadOfRows<Cell, Storage, D> {
   }
 };
 
-// The `Count` tiles of rows that a group of blocks has in flight.
+// A kernel: the `Count` tiles of rows that a group of blocks has in flight take each step in turn.
 template <class Tile, int Count, int... Numbers>
 struct InFlight : InFlight<Tile, Count - 1, Count - 1, Numbers...> {
-  using Base = InFlight<Tile, Count - 1, Count - 1, Numbers...>;
-  template <class Arguments>
-  FLASHRNN_INLINE explicit InFlight(const Arguments& a) : Base(a) {}
+  using InFlight<Tile, Count - 1, Count - 1, Numbers...>::InFlight;
 };
 template <class Tile, int... Numbers>
 struct InFlight<Tile, 0, Numbers...> {
-  static constexpr int count = sizeof...(Numbers);
+  using Arguments = typename Tile::Arguments;
+  static constexpr int count = sizeof...(Numbers), shared_bytes = Tile::shared_bytes;
   Tile tile[count];
 
-  template <class Arguments>
   FLASHRNN_INLINE explicit InFlight(const Arguments& a) : tile{Tile(a, Numbers)...} {}
+
+  FLASHRNN_INLINE void run() {
+    const typename Tile::R r = prepare();
+#pragma unroll
+    for (int i = 0; i < count; ++i) tile[i].begin();
+    Tile::each_step(longest(), [&](int t) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) tile[i].step(t, r);
+    });
+#pragma unroll
+    for (int i = 0; i < count; ++i) tile[i].end();
+  }
 
   // What comes before the first step: R, and all that blocks and threads share.
   FLASHRNN_INLINE typename Tile::R prepare() {

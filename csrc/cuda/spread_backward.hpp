@@ -51,6 +51,12 @@ struct BackwardTile : BackwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread
                              block_x() * Tiling::units + first));
   }
 
+  // One more than there are, which takes in what the first step sent.
+  template <class Step>
+  static FLASHRNN_INLINE void each_step(int longest, Step&& take) {
+    for (int t = longest - 1; t >= -1; --t) take(t);
+  }
+
   FLASHRNN_INLINE void begin() { this->load_states(d_state, a.d_last); }
 
   // What step t + 1 sent, and what step t sends; each where this tile has that step.
@@ -193,25 +199,7 @@ struct BackwardTile : BackwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread
 };
 
 template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged>
-struct SpreadBackward {
-  using Tile = BackwardTile<Cell, Storage, D, Tiling, Exchanged>;
-  using Arguments = typename Tile::Arguments;
-  static constexpr int shared_bytes = Tile::shared_bytes;
-  InFlight<Tile, Tiling::in_flight> all;
-
-  FLASHRNN_INLINE explicit SpreadBackward(const Arguments& a) : all(a) {}
-
-  FLASHRNN_INLINE void run() {
-    const typename Tile::R r = all.prepare();
-#pragma unroll
-    for (int i = 0; i < all.count; ++i) all.tile[i].begin();
-    for (int t = all.longest() - 1; t >= -1; --t) {
-#pragma unroll
-      for (int i = 0; i < all.count; ++i) all.tile[i].step(t, r);
-    }
-#pragma unroll
-    for (int i = 0; i < all.count; ++i) all.tile[i].end();
-  }
-};
+using SpreadBackward =
+    InFlight<BackwardTile<Cell, Storage, D, Tiling, Exchanged>, Tiling::in_flight>;
 
 }  // namespace flashrnn

@@ -66,6 +66,11 @@ struct ForwardTile : ForwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread {
                }));
   }
 
+  template <class Step>
+  static FLASHRNN_INLINE void each_step(int longest, Step&& take) {
+    for (int t = 0; t < longest; ++t) take(t);
+  }
+
   FLASHRNN_INLINE void begin() {
     this->load_states(state, a.initial);
     if (rows.longest == 0) return;
@@ -189,26 +194,7 @@ struct ForwardTile : ForwardShape<Cell, Storage, D, Tiling, Exchanged>::Spread {
 
 template <class Cell, class Storage, int D, class Tiling, template <int, int> class Exchanged,
           bool Training>
-struct SpreadForward {
-  using Tile = ForwardTile<Cell, Storage, D, Tiling, Exchanged, Training>;
-  using Arguments = typename Tile::Arguments;
-  static constexpr int shared_bytes = Tile::shared_bytes;
-  InFlight<Tile, Tiling::in_flight> all;
-
-  FLASHRNN_INLINE explicit SpreadForward(const Arguments& a) : all(a) {}
-
-  FLASHRNN_INLINE void run() {
-    const typename Tile::R r = all.prepare();
-#pragma unroll
-    for (int i = 0; i < all.count; ++i) all.tile[i].begin();
-    const int longest = all.longest();
-    for (int t = 0; t < longest; ++t) {
-#pragma unroll
-      for (int i = 0; i < all.count; ++i) all.tile[i].step(t, r);
-    }
-#pragma unroll
-    for (int i = 0; i < all.count; ++i) all.tile[i].end();
-  }
-};
+using SpreadForward =
+    InFlight<ForwardTile<Cell, Storage, D, Tiling, Exchanged, Training>, Tiling::in_flight>;
 
 }  // namespace flashrnn

@@ -223,9 +223,9 @@ def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Mode
         shared_bytes=derived.shared_bytes,
     )  # fmt: skip
     if problem.direction == BACKWARD and problem.dtype != FLOAT32 and gpu.sm >= HALVES_FROM:
-        most = gpu.architecture.registers_per_thread
+        loading, cap = derived.registers + derived.words, gpu.architecture.registers_per_thread
         m.add(
-            (derived.k_per_warp - held >= 2) | (derived.registers + derived.words <= most),
+            (derived.k_per_warp - held >= 2) | (loading <= cap),
             name="registers per thread while R is loaded",
         )
     return m
