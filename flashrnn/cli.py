@@ -19,7 +19,7 @@ from flashrnn import pack_command, show_cuda
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME, GPU_BY_NAME
 from flashrnn.emit import graph
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.cuda import DIRECTIONS, INFERENCE
 from flashrnn.errors import FlashRNNError, OptionError, UnknownFunctionError
 from flashrnn.ir.cell import Cell, cell_names, cell_of
@@ -31,7 +31,7 @@ from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 
 DONE, FAILED, USAGE = 0, 1, 2
-CPP_DIRECTIONS = (FORWARD, LAYER, BACKWARD)
+CPP_DIRECTIONS = (FORWARD, BACKWARD)
 PICTURES = (".svg", ".png", ".pdf")
 TERMINAL = "-"
 
@@ -163,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--direction",
         choices=sorted({*CPP_DIRECTIONS, *DIRECTIONS}),
-        help="layer: the forward pass with the input product inside; training: one that saves what "
-        f"the backward pass reads (cpp: {FORWARD}, cuda: {INFERENCE})",
+        help="training: a forward pass that saves what the backward pass reads "
+        f"(cpp: {FORWARD}, cuda: {INFERENCE})",
     )
     show.add_argument(
         "--device", metavar="GPU", help=f"cuda: a GPU of the table ({show_cuda.DEFAULT_DEVICE})"

@@ -16,7 +16,7 @@ from flashrnn.cells import elman, gru, lstm, slstm
 from flashrnn.cuda_tunable import CudaKernel
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME, FLOAT32, GPU_BY_NAME
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.cuda import DIRECTIONS
 from flashrnn.emit.triton import BACKWARD as GPU_BACKWARD
 from flashrnn.emit.triton import IEEE, INFERENCE, TF32, TRAINING
@@ -28,7 +28,6 @@ from flashrnn.reference import reference
 from flashrnn.runtime.cuda_compile import compiler_version
 from flashrnn.runtime.gpu_choice import CUDA, TRITON
 from flashrnn.runtime.layer import layer
-from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem
 from flashrnn.tiling.cuda import CudaProblem
 from flashrnn.tiling.triton import TritonProblem
@@ -61,10 +60,9 @@ class CellFamily:
 
     def tunables(self, options: Options) -> list[Tunable[Cpu]]:
         dims, dtype, threads = _dims(options), BY_NAME[str(options["dtype"])], options["threads"]
-        directions = (FORWARD, LAYER, BACKWARD) if cpu.owns_input(dims.B) else (FORWARD, BACKWARD)
         return [
             CpuKernel(CpuProblem(lower(self.cell), direction, dtype, dims, int(threads or 1)))
-            for direction in directions
+            for direction in (FORWARD, BACKWARD)
         ]
 
     def add_gpu_arguments(self, parser: argparse._ArgumentGroup) -> None:

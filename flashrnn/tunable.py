@@ -10,7 +10,7 @@ import torch
 from autotune.device import Cpu, Device
 from autotune.space import Check, Config, Runner
 from flashrnn.dims import Dims
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE
 from flashrnn.options import NONE
 from flashrnn.passes.lower import lower
@@ -106,12 +106,7 @@ class _Arguments:
             return torch.full(shape, torch.nan, dtype=problem.dtype.torch)
 
         recurrent_shape = (len(cell.recurrent), N, D) + ((D,) if cell.recurrence == DENSE else ())
-        self.w: Tensor | None = None
-        if self.direction == LAYER:  # an input as wide as all heads
-            self.wx = normal(T, B, N * D).transpose(0, 1)
-            self.w = normal(len(cell.input), N, D, N * D, scale=(N * D) ** -0.5)
-        else:
-            self.wx = normal(T, B, len(cell.input), N, D).transpose(0, 1)
+        self.wx = normal(T, B, len(cell.input), N, D).transpose(0, 1)
         self.r = normal(*recurrent_shape, scale=D**-0.5)
         self.bias = normal(len(cell.gates), N, D)
         self.parameters = normal(K, N, D) if K else None
@@ -143,7 +138,7 @@ class _Arguments:
     def _forward(self, kernel: launch.Kernel) -> None:
         kernel.run(kernel.forward(
             self.wx, self.r, self.bias, self.weights, self.initial, self.states, self.last,
-            self.saved, None, NONE, self.w,
+            self.saved, None, NONE,
         ))  # fmt: skip
 
     def compare(self) -> list[Measured]:
@@ -163,8 +158,6 @@ class _Arguments:
             x.to(dtype).requires_grad_() for x in (self.wx, self.r, self.bias, self.initial)
         )
         p = None if self.parameters is None else self.parameters.to(dtype)
-        if self.w is not None:
-            wx = torch.einsum("bti,gndi->btgnd", wx, self.w.to(dtype))
         states, last = reference(wx, r, b, s, self.cell, p)
         if self.direction != BACKWARD:
             return {"states": states.detach(), "last": last.detach()}

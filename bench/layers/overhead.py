@@ -101,7 +101,7 @@ def _bare(problem: Problem) -> tuple[Callable[[], None], Callable[[], Results]]:
     backward = launch.kernel_for(cell, BACKWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
 
     def arguments() -> tuple[tuple[int, ...], tuple[int, ...]]:
-        there = forward.forward(x, R, b, units, None, states, last, saved, None, NONE, W)
+        there = forward.forward(None, R, b, units, None, states, last, saved, None, NONE)
         back = backward.backward(
             R, units, None, states, saved, d_h, None, None, None, d_units, None, NONE
         )

@@ -22,9 +22,8 @@ from bench.layers.results import Kernel, Measurement, Report, Row, Work
 from bench.machine import Machine, confined
 from bench.peers import PEERS, Offer
 from flashrnn.dims import Dims
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.runtime.kernels import plan_for
-from flashrnn.tiling.cpu import owns_input
 
 TOP_K = 12  # candidates per kernel that tuning builds
 # The contenders evict each other's data from the caches. A sample long enough to fetch it again
@@ -150,8 +149,7 @@ def _row(case: Case, judges: Judges, plan: Plan) -> Row:
 def _kernels(case: Case) -> tuple[Kernel, ...]:
     """The kernels that ours used."""
     problem = case.problem
-    owner = problem.subject.owns_product and owns_input(problem.dims.B)
-    directions = [LAYER if owner else FORWARD, *([BACKWARD] if case.kind.d_weights else [])]
+    directions = [FORWARD, *([BACKWARD] if case.kind.d_weights else [])]
     found = []
     for direction in directions:
         plan = plan_for(problem.cell, direction, problem.dtype, problem.dims, case.threads)

@@ -1,7 +1,7 @@
 // The backward recurrence of any cell, all T steps in one call, last step first.
 //
 // A work item is one head and up to b_per_core rows of the batch. In each step, for each panel of
-// units, the product of the next step's gate gradients with R accumulates in registers; with the
+// units, the product of the next step's gate gradients with R accumulates as in forward.hpp; with the
 // loss's own gradients and what the states carry it becomes the cotangent of the new states; the
 // cell's derivative turns it into the gradients of the gates. dR and db are sums over all steps
 // of those, taken outside, as one product.
@@ -47,6 +47,7 @@ struct Backward {
   using Arguments = BackwardArguments<Real>;
   static constexpr int W = S::lanes, V = d_per_register / W, G = Cell::gates;
   static constexpr int Gr = Cell::recurrent, states = Cell::states, K = Cell::weights;
+  static constexpr int64_t depth = stretch<Real>(d_per_register);
   static_assert(d_per_register % W == 0 && V >= 1, "a panel is whole vectors");
 
   const Arguments& a;
@@ -98,6 +99,7 @@ struct Backward {
     Real* scratch;  // gate gradients [2][b][Gr][row], then [b][row]: carried states, weights, d_h
     Team& team;
     int64_t t = 0, steps = 0;
+    RowTiles<b_per_register> tiles{rows};
     int64_t first = team.begin(f.panels), last = team.end(f.panels);  // this member's panels
     int64_t from = first * d_per_register;                            // and units
     int64_t to = last * d_per_register < f.a.D ? last * d_per_register : f.a.D;
@@ -152,9 +154,7 @@ struct Backward {
       const bool multiply = Gr > 0 && t + 1 < steps && !f.a.cut;
       for (int64_t k = first; multiply && k < last; ++k) {
         const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
-        int64_t b = 0;
-        for (; b + b_per_register <= rows; b += b_per_register) product<b_per_register>(panel, b);
-        remainder<b_per_register / 2>(panel, b);
+        products(panel, k + 1 == last ? panel : panel + (t & 1 ? -1 : 1));
       }
       for (int64_t b = 0; b < rows; ++b) {
         const bool ended = f.a.order.ended(b0 + b, 1, t < 0 ? 0 : t);
@@ -167,62 +167,67 @@ struct Backward {
       }
     }
 
-    template <int Rows>
-    FLASHRNN_INLINE void remainder(int64_t panel, int64_t b) const {
-      if constexpr (Rows >= 1) {
-        for (; b + Rows <= rows; b += Rows) product<Rows>(panel, b);
-        remainder<Rows / 2>(panel, b);
+    static FLASHRNN_INLINE void add(Real* to, Vec x) { S::store(to, S::load(to) + x); }
+
+    // One panel of a step: a stretch of terms for all rows, then the next stretch; what comes after
+    // it, perhaps of the panel `next`, is fetched meanwhile.
+    void products(int64_t panel, int64_t next) const {
+      const int64_t terms = Gr * f.a.D;
+      const int64_t pace = tiles.count > 1 ? d_per_register / tiles.count + 1 : 0;
+      for (int64_t k = 0; k < terms; k += depth) {
+        const Real* soon = k + depth < terms ? f.panel_of(n, panel) + (k + depth) * d_per_register
+                                             : f.panel_of(n, next);
+        tiles.each([&](auto count, int64_t b) __attribute__((always_inline)) {
+          product<count>(panel, b, k, soon, pace);
+          soon += pace * depth;
+        });
       }
     }
 
-    static FLASHRNN_INLINE void add(Real* to, Vec x) { S::store(to, S::load(to) + x); }
-
-    // d_h[b][p] = sum over g, d of (gate gradients of step t + 1)[g, d] R[g, d, p].
+    // d_h[b][p] += (or =) sum over terms (g, d) from `first` on, a stretch of them, of
+    // (gate gradients of step t + 1)[g, d] R[g, d, p].
     template <int Rows>
-    __attribute__((noinline)) void product(int64_t panel, int64_t b) const {
+    __attribute__((noinline)) void product(int64_t panel, int64_t b, int64_t first,
+                                           const Real* soon, int64_t pace) const {
       const auto& a = f.a;
       if (a.order.ended(b0 + b, Rows, t < 0 ? 0 : t)) return;
       Vec sum[Rows][V] = {};
-      int64_t terms = 0, flushed = 0;  // in the sums; in d_h
-      const auto flush = [&]() __attribute__((always_inline)) {
-        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          unroll<V>([&](auto v) __attribute__((always_inline)) {
-            Real* to = d_h(b + i) + panel * d_per_register + v * W;
-            S::store(to, flushed > 0 ? S::load(to) + sum[i][v] : sum[i][v]);
-            sum[i][v] = Vec{};
-          });
-        });
-        flushed += terms;
-        terms = 0;
-      };
-      const Real* packed = f.panel_of(n, panel);
-      for (int g = 0; g < Gr; ++g) {
+      const int64_t end = first + depth < Gr * a.D ? first + depth : Gr * a.D;
+      const Real* packed = f.panel_of(n, panel) + first * d_per_register;
+      int64_t g = first / a.D, d = first % a.D;
+      for (int64_t left = end - first; left > 0; ++g, d = 0) {
+        const int64_t count = left < a.D - d ? left : a.D - d;
         const Real* d_gate[Rows];
         unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          d_gate[i] = gates_at(t + 1, b + i) + g * f.row;
+          d_gate[i] = gates_at(t + 1, b + i) + g * f.row + d;
           keep_address(d_gate[i]);
         });
-        for (int64_t first = 0; first < a.D; first += stretch) {
-          const int64_t count = a.D - first < stretch ? a.D - first : stretch;
-          if (terms + count > stretch) flush();
-          repeat<Rows * V>(count, [&](int64_t l) __attribute__((always_inline)) {
-            Vec r[V];
+        repeat<Rows * V>(count, [&](int64_t l) __attribute__((always_inline)) {
+          if constexpr (b_per_register > 1) {
+            __builtin_prefetch(soon);
+            soon += pace;
+          }
+          Vec r[V];
+          unroll<V>([&](auto v) __attribute__((always_inline)) {
+            r[v] = S::load(packed + l * d_per_register + v * W);
+            S::keep_in_register(r[v]);
+          });
+          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+            const Vec x = S::broadcast(d_gate[i][l]);
             unroll<V>([&](auto v) __attribute__((always_inline)) {
-              r[v] = S::load(packed + l * d_per_register + v * W);
-              S::keep_in_register(r[v]);
-            });
-            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-              const Vec x = S::broadcast(d_gate[i][first + l]);
-              unroll<V>([&](auto v) __attribute__((always_inline)) {
-                sum[i][v] = S::fma(r[v], x, sum[i][v]);
-              });
+              sum[i][v] = S::fma(r[v], x, sum[i][v]);
             });
           });
-          packed += count * d_per_register;
-          terms += count;
-        }
+        });
+        packed += count * d_per_register;
+        left -= count;
       }
-      flush();
+      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+        unroll<V>([&](auto v) __attribute__((always_inline)) {
+          Real* to = d_h(b + i) + panel * d_per_register + v * W;
+          S::store(to, first > 0 ? S::load(to) + sum[i][v] : sum[i][v]);
+        });
+      });
     }
 
     // Into the states before the first step, through time.

@@ -2,14 +2,12 @@
 //
 // A work item is one head and up to b_per_core rows of the batch; it runs the whole sequence, on
 // one thread or, its panels shared out among cores_d of them, on several that meet each step. In
-// each step, for each panel of units and each register tile of rows, the products of all gates
-// of a unit accumulate in registers on top of Wx + bias, the cell's pointwise part is applied to
-// those registers, and only states leave them (and, in training, what the backward pass asked
-// for). R is packed once per call; its panels are walked back and forth, so that the end of one
-// step is still in cache at the beginning of the next.
-//
-// A kernel that owns the input product takes x and W instead of Wx: W is packed like R, and its
-// products accumulate in the same registers.
+// each step, for each panel of units, the products of all gates accumulate on top of Wx + bias: a
+// stretch of terms for every register tile of rows, while the next stretch of R is fetched, so that
+// all rows find R in the first cache. Then the cell's pointwise part is applied, and only states are
+// kept (and, in training, what the backward pass asked for). R is packed once per call; its panels
+// are walked back and forth, so that the end of one step is still in cache at the beginning of the
+// next.
 //
 // A single step of a few rows, as in streaming, packs nothing and reads the weights where they lie.
 #pragma once
@@ -25,10 +23,8 @@ namespace flashrnn {
 // last dimension of every tensor is contiguous.
 template <class Real>
 struct ForwardArguments {
-  const Real* wx;  // [B, T, G_w, N, D]; or x [B, T, I], for a kernel that owns the input product
+  const Real* wx;  // [B, T, G_w, N, D]
   int64_t wx_b, wx_t, wx_g, wx_n;
-  const Real* w;  // [G_w, N, D, I] contiguous, for such a kernel
-  int64_t I;
   const Real* r;        // [G_r, N, D, P] contiguous
   const Real* bias;     // [G, N, D] contiguous, or null
   const Real* weights;  // [K, N, D] contiguous, or null: per-unit parameters
@@ -49,20 +45,22 @@ struct ForwardArguments {
 // What the workspace holds: no weights; those of an earlier call; none, but more calls follow.
 constexpr int64_t weights_lie = 0, weights_packed = 1, weights_to_pack = 2;
 
-template <class Cell, class S, int b_per_register, int d_per_register, bool owns_input>
+template <class Cell, class S, int b_per_register, int d_per_register>
 struct Forward {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
   using Arguments = ForwardArguments<Real>;
   static constexpr int W = S::lanes, V = d_per_register / W, G = Cell::gates;
-  static constexpr int Gr = Cell::recurrent, Gw = Cell::inputs, states = Cell::states;
-  static constexpr int sums = owns_input ? G : Gr;  // accumulators per unit
+  static constexpr int Gr = Cell::recurrent, states = Cell::states;
   static_assert(d_per_register % W == 0 && V >= 1, "a panel is whole vectors");
 
   const Arguments& a;
+  static constexpr int sums = Gr > 0 ? Gr : 1;  // accumulators per unit
+  static constexpr int64_t depth = stretch<Real>(sums * d_per_register);
+
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
-  Real *packed, *packed_w, *bias, *weights, *scratch;
-  int64_t scratch_size;
+  Real *packed, *bias, *weights, *scratch;
+  int64_t states_size, scratch_size;
 
   explicit Forward(const Arguments& arguments, Real* workspace, int64_t* needed = nullptr)
       : a(arguments) {
@@ -71,10 +69,10 @@ struct Forward {
     row = width + line<Real>;  // rows a power of two apart would share cache sets
     Workspace<Real> space{workspace};
     packed = space.take(a.N * panels * a.D * Gr * d_per_register);
-    packed_w = space.take(owns_input ? a.N * panels * a.I * Gw * d_per_register : 0);
     bias = space.take(a.N * G * width);
     weights = space.take(a.N * Cell::weights * width);
-    scratch_size = round_up((states + 1) * a.b_per_core * row, line<Real>);
+    states_size = (states + 1) * a.b_per_core * row;
+    scratch_size = round_up(states_size + a.b_per_core * sums * d_per_register, line<Real>);
     scratch = space.take(a.threads * scratch_size);
     if (needed != nullptr) *needed = space.used;
   }
@@ -97,12 +95,10 @@ struct Forward {
   }
 
   void pack() const {
-    const int64_t threads = pack_threads<Real>(a.N * a.D * (Gr * a.D + Gw * a.I), a.threads);
+    const int64_t threads = pack_threads<Real>(a.N * Gr * a.D * a.D, a.threads);
     parallel_for(a.region, threads, a.N * panels, [&](int64_t i, int64_t) {
       const int64_t n = i / panels, panel = i % panels;
       pack_panel<S, Gr, d_per_register>(a.r, panel_of(n, panel), n, panel, a.N, a.D, a.D);
-      if constexpr (owns_input)
-        pack_panel<S, Gw, d_per_register>(a.w, w_panel_of(n, panel), n, panel, a.N, a.D, a.I);
     });
     pad();
   }
@@ -118,21 +114,13 @@ struct Forward {
     return packed + (n * panels + panel) * a.D * Gr * d_per_register;
   }
 
-  Real* w_panel_of(int64_t n, int64_t panel) const {
-    return packed_w + (n * panels + panel) * a.I * Gw * d_per_register;
-  }
-
-  // The gate that accumulator j belongs to, and the accumulators of R's and W's gates.
-  static constexpr int gate_of(int j) { return owns_input ? j : Cell::recurrent_gate[j]; }
-  static constexpr int sum_of_recurrent(int r) { return owns_input ? Cell::recurrent_gate[r] : r; }
-  static constexpr int sum_of_input(int w) { return Cell::input_gate[w]; }
-
   struct Item {
     const Forward& f;
     int64_t n, b0, rows;
     Real* scratch;  // h in, h out, then the other states: [states + 1][b_per_core][row]
     Team& team;
     int64_t t = 0;
+    RowTiles<b_per_register> tiles{rows};
 
     Real* plane(int64_t k) const { return scratch + k * f.a.b_per_core * f.row; }
     Real* h_in() const { return plane(t & 1); }
@@ -140,6 +128,8 @@ struct Forward {
     // The other states are read and written by one unit alone, so in place.
     Real* state_in(int s) const { return s == 0 ? h_in() : plane(s + 1); }
     Real* state_out(int s) const { return s == 0 ? h_out() : plane(s + 1); }
+    // The sums of a row of the panel at hand, between two stretches of terms.
+    Real* partial(int64_t b) const { return scratch + f.states_size + b * sums * d_per_register; }
 
     void run() {
       const auto& a = f.a;
@@ -154,13 +144,10 @@ struct Forward {
         team.meet();
         for (int64_t k = first; k < last; ++k) {
           const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
-          if (f.direct()) {
+          if (f.direct())
             direct(panel);
-            continue;
-          }
-          int64_t b = 0;
-          for (; b + b_per_register <= rows; b += b_per_register) tile<b_per_register>(panel, b);
-          remainder<b_per_register / 2>(panel, b);
+          else
+            products(panel, k + 1 == last ? panel : panel + (t & 1 ? -1 : 1));
         }
       }
       if (a.order.lengths != nullptr && team.rank == 0) clear_ended(steps);
@@ -192,68 +179,72 @@ struct Forward {
              n * f.a.states_n;
     }
 
-    // Rows that do not fill a register tile, by tiles of half the size and less.
-    template <int Rows>
-    FLASHRNN_INLINE void remainder(int64_t panel, int64_t b) const {
-      if constexpr (Rows >= 1) {
-        for (; b + Rows <= rows; b += Rows) tile<Rows>(panel, b);
-        remainder<Rows / 2>(panel, b);
+    // One panel of a step: a stretch of terms for all rows, then the next stretch; what comes after
+    // it, perhaps of the panel `next`, is fetched meanwhile.
+    void products(int64_t panel, int64_t next) const {
+      const bool recurrent = Gr > 0 && (t + f.a.order.start > 0 || f.a.initial != nullptr);
+      const int64_t terms = recurrent ? f.a.D : 0;
+      for (int64_t k = 0; k == 0 || k < terms; k += depth) {
+        const Real* soon = f.panel_of(n, k + depth < terms ? panel : next);
+        if (k + depth < terms) soon += (k + depth) * Gr * d_per_register;
+        const int64_t pace = tiles.count > 1 ? Gr * d_per_register / tiles.count + 1 : 0;
+        tiles.each([&](auto count, int64_t b) __attribute__((always_inline)) {
+          tile<count>(panel, b, k, terms, soon, pace);
+          soon += pace * depth;
+        });
       }
     }
 
+    // The terms of a stretch from `first` on, onto the sums so far; behind the last of all `terms`
+    // the cell's pointwise part.
     template <int Rows>
-    __attribute__((noinline)) void tile(int64_t panel, int64_t b) const {
+    __attribute__((noinline)) void tile(int64_t panel, int64_t b, int64_t first, int64_t terms,
+                                        const Real* soon, int64_t pace) const {
       const auto& a = f.a;
       const int64_t d0 = panel * d_per_register;
       if (a.order.ended(b0 + b, Rows, t)) {
-        for (int64_t i = b; i < b + Rows; ++i)
+        for (int64_t i = b; first == 0 && i < b + Rows; ++i)
           for (int64_t d = d0; d < d0 + d_per_register && d < a.D; d += W) keep(i, d);
         return;
       }
-      Vec sum[Rows][sums > 0 ? sums : 1][V];
-      unroll<sums>([&](auto j) __attribute__((always_inline)) {
-        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          unroll<V>([&](auto v) __attribute__((always_inline)) {
-            if constexpr (owns_input)
-              sum[i][j][v] = bias_of(j, d0 + v * W);
-            else
-              sum[i][j][v] = input<gate_of(j)>(b + i, d0 + v * W);
+      const bool last = first + depth >= terms;
+      Vec sum[Rows][sums][V] = {};
+      if (first == 0) {
+        unroll<Gr>([&](auto j) __attribute__((always_inline)) {
+          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+            unroll<V>([&](auto v) __attribute__((always_inline)) {
+              sum[i][j][v] = input<Cell::recurrent_gate[j]>(b + i, d0 + v * W);
+            });
           });
         });
-      });
-      if constexpr (owns_input) {
-        const Real* x[Rows];
-        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          x[i] = a.wx + wx_at(b + i);
-        });
-        accumulate<Gw, sum_of_input>(sum, f.w_panel_of(n, panel), x, a.I);
-      } else {
         prefetch_next<Rows>(b, d0);
       }
-      prefetch_results<Rows>(b, d0);
-      if (Gr > 0 && (t + a.order.start > 0 || a.initial != nullptr)) {
-        const Real* h[Rows];
-        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-          h[i] = h_in() + (b + i) * f.row;
+      if (last) prefetch_results<Rows>(b, d0);
+      if constexpr (Gr > 0) {
+        accumulate(sum, f.panel_of(n, panel) + first * Gr * d_per_register,
+                   h_in() + b * f.row + first, last ? terms - first : depth, soon, pace);
+        unroll<Rows * Gr * V>([&](auto j) __attribute__((always_inline)) {
+          const Vec s = sum[j / (Gr * V)][j / V % Gr][j % V];
+          Real* so_far = partial(b) + j * W;
+          S::store(so_far, first > 0 ? S::load(so_far) + s : s);
         });
-        accumulate<Gr, sum_of_recurrent>(sum, f.panel_of(n, panel), h, a.D);
       }
-      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-        unroll<V>([&](auto v) __attribute__((always_inline)) {
-          if (d0 + v * W < a.D) {
-            Vec gate[G];
-            unroll<G>([&](auto g) __attribute__((always_inline)) {
-              if constexpr (owns_input)
-                gate[g] = sum[i][g][v];
-              else if constexpr (Cell::recurrent_slot[g] >= 0)
-                gate[g] = sum[i][Cell::recurrent_slot[g]][v];
-              else
-                gate[g] = input<g>(b + i, d0 + v * W);
-            });
-            finish(gate, b + i, d0 + v * W);
-          }
-        });
-      });
+      if (last) pointwise(d0, b, Rows);
+    }
+
+    // The pointwise part of a register tile, whose sums are complete.
+    __attribute__((noinline)) void pointwise(int64_t d0, int64_t first, int64_t count) const {
+      for (int64_t b = first; b < first + count; ++b)
+        for (int64_t v = 0; v < V && d0 + v * W < f.a.D; ++v) {
+          Vec gate[G];
+          unroll<G>([&](auto g) __attribute__((always_inline)) {
+            if constexpr (Cell::recurrent_slot[g] >= 0)
+              gate[g] = S::load(partial(b) + (Cell::recurrent_slot[g] * V + v) * W);
+            else
+              gate[g] = input<g>(b, d0 + v * W);
+          });
+          finish(gate, b, d0 + v * W);
+        }
     }
 
     // A panel of a step, from weights as they lie: each is read from memory for the first row.
@@ -265,13 +256,9 @@ struct Forward {
         Vec gate[direct_rows][G];
         for (int64_t b = 0; b < rows; ++b) {
           unroll<G>([&](auto g) __attribute__((always_inline)) {
-            gate[b][g] = owns_input ? bias_of(g, d) : input<g>(b, d);
+            gate[b][g] = input<g>(b, d);
           });
         }
-        for (int g = 0; owns_input && g < Gw; ++g)
-          for (int64_t b = 0; b < rows; ++b)
-            gate[b][sum_of_input(g)] += dot_products<S>(
-                a.w + ((g * a.N + n) * a.D + d) * a.I, a.D - d, a.wx + wx_at(b), a.I);
         for (int g = 0; recurrent && g < Gr; ++g)
           for (int64_t b = 0; b < rows; ++b)
             gate[b][Cell::recurrent_gate[g]] += dot_products<S>(
@@ -280,42 +267,33 @@ struct Forward {
       }
     }
 
-    // sum[i][sum_of(g)] += sum over k of packed[k][g] rows[i][k], for Gates gates.
-    template <int Gates, int (*sum_of)(int), int Rows, int Sums>
-    static FLASHRNN_INLINE void accumulate(Vec (&sum)[Rows][Sums][V], const Real* packed,
-                                           const Real* (&rows)[Rows], int64_t length) {
-      unroll<Rows>([&](auto i) __attribute__((always_inline)) { keep_address(rows[i]); });
-      Real total[Rows * Sums * V * W];
-      const auto each_sum = [&](auto body) __attribute__((always_inline)) {
-        unroll<Rows * Sums * V>([&](auto j) __attribute__((always_inline)) {
-          body(sum[j / (Sums * V)][j / V % Sums][j % V], total + j * W);
+    // sum[i][g] += sum over k of packed[k][g] h[i][k], k < count; fetches `soon`, `pace` numbers
+    // further for each k.
+    template <int Rows>
+    FLASHRNN_INLINE void accumulate(Vec (&sum)[Rows][sums][V], const Real* packed, const Real* h,
+                                    int64_t count, const Real* soon, int64_t pace) const {
+      const Real* rows[Rows];
+      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+        rows[i] = h + i * f.row;
+        keep_address(rows[i]);
+      });
+      repeat<Rows * sums * V>(count, [&](int64_t k) __attribute__((always_inline)) {
+        if constexpr (b_per_register > 1) {
+          __builtin_prefetch(soon);
+          soon += pace;
+        }
+        Vec x[Rows];
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          x[i] = S::broadcast(rows[i][k]);
         });
-      };
-      for (int64_t first = 0;; first += stretch) {
-        const int64_t count = length - first < stretch ? length - first : stretch;
-        repeat<Rows * Gates * V>(count, [&](int64_t l) __attribute__((always_inline)) {
-          const int64_t k = first + l;
-          Vec x[Rows];
+        unroll<sums * V>([&](auto j) __attribute__((always_inline)) {
+          Vec weight = S::load(packed + (k * sums * V + j) * W);
+          S::keep_in_register(weight);
           unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            x[i] = S::broadcast(rows[i][k]);
-          });
-          unroll<Gates * V>([&](auto j) __attribute__((always_inline)) {
-            constexpr int to = sum_of(j / V);
-            Vec weight = S::load(packed + (k * Gates * V + j) * W);
-            S::keep_in_register(weight);
-            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-              sum[i][to][j % V] = S::fma(weight, x[i], sum[i][to][j % V]);
-            });
+            sum[i][j / V][j % V] = S::fma(weight, x[i], sum[i][j / V][j % V]);
           });
         });
-        if (first > 0)
-          each_sum([](Vec& s, const Real* t) __attribute__((always_inline)) { s += S::load(t); });
-        if (first + stretch >= length) return;
-        each_sum([](Vec& s, Real* t) __attribute__((always_inline)) {
-          S::store(t, s);
-          s = Vec{};
-        });
-      }
+      });
     }
 
     // Wx of the next step for this tile: its rows lie too far apart for the hardware to foresee.

@@ -55,19 +55,22 @@ template <class S>
 struct LayerForward {
   using Real = typename S::Real;
   using P = Product<S>;
-  static constexpr int64_t few_rows = 8;
 
   const LayerForwardArguments<Real>& a;
-  Real *packed, *products;
+  int64_t row, x_row;  // distances of two rows of the products, and of copies of x
+  Real *packed, *products, *copies;
   const Real** x_rows;
   Real** product_rows;
 
   explicit LayerForward(const LayerForwardArguments<Real>& arguments, int64_t* needed = nullptr)
       : a(arguments) {
     const int64_t rows = a.steps * a.recurrence.B;
+    row = a.columns + line<Real>;
+    x_row = a.I + line<Real>;
     Workspace<Real> space{a.workspace};
     packed = space.take(P::packed_numbers(a.I, a.columns));
-    products = space.take(rows * a.columns);
+    products = space.take(rows * row);
+    copies = space.take(a.recurrence.threads * P::block_rows * x_row);
     x_rows = reinterpret_cast<const Real**>(space.take(rows * pointer<Real>));
     product_rows = reinterpret_cast<Real**>(space.take(rows * pointer<Real>));
     if (needed != nullptr) *needed = space.used;
@@ -76,14 +79,14 @@ struct LayerForward {
   void run() const {
     ForwardArguments<Real> piece = a.recurrence;
     const int64_t T = piece.T, B = piece.B;
-    if (T * B > few_rows)
+    if (T * B > direct_rows)
       parallel_for(piece.region, pack_threads<Real>(a.columns * a.I, piece.threads),
                    P::panels(a.columns),
                    [&](int64_t p, int64_t) { P::pack_transposed(a.w, packed, a.columns, a.I, p); });
     if (T > a.steps) piece.packed = weights_to_pack;
     piece.wx = products;
-    piece.wx_t = B * a.columns;
-    piece.wx_b = a.columns;
+    piece.wx_t = B * row;
+    piece.wx_b = row;
     piece.wx_g = piece.N * piece.D;
     piece.wx_n = piece.D;
     piece.ordered = 1;
@@ -94,13 +97,19 @@ struct LayerForward {
       for (int64_t t = 0, r = 0; t < piece.T; ++t)
         for (int64_t b = 0; b < B; ++b, ++r) {
           x_rows[r] = a.x + piece.order.position(b, t) * a.x_t + b * a.x_b;
-          product_rows[r] = products + r * a.columns;
+          product_rows[r] = products + r * row;
         }
-      if (T * B > few_rows)
-        parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t) {
-          const int64_t r = i * P::block_rows;
-          P::multiply(x_rows + r, packed, product_rows + r, std::min(P::block_rows, rows - r), a.I,
-                      a.columns, false);
+      if (T * B > direct_rows)
+        parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t worker) {
+          const int64_t r = i * P::block_rows, count = std::min(P::block_rows, rows - r);
+          // Sequences that are a power of two apart would share cache sets.
+          const Real* x[P::block_rows];
+          for (int64_t j = 0; j < count; ++j) {
+            Real* copy = copies + (worker * P::block_rows + j) * x_row;
+            std::memcpy(copy, x_rows[r + j], a.I * sizeof(Real));
+            x[j] = copy;
+          }
+          P::multiply(x, packed, product_rows + r, count, a.I, a.columns, false);
         });
       else
         multiply_directly(rows);

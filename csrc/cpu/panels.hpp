@@ -14,9 +14,34 @@ constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * t
 template <class Real>
 constexpr int64_t line = 64 / sizeof(Real);
 
-// Terms of a product that are summed before they meet the total: in one long chain the error would
-// grow with the square root of all of them.
-constexpr int64_t stretch = 128;
+// Terms of a product that are summed before they meet the total. In one long chain the error would
+// grow with the square root of all of them; and so much of a panel of `numbers` per term stays in
+// the first cache, where all rows of a batch find it.
+template <class Real>
+constexpr int64_t stretch(int64_t numbers) {
+  const int64_t fit = 24 * 1024 / (numbers * int64_t{sizeof(Real)});
+  return fit < 32 ? 32 : fit < 128 ? fit : 128;
+}
+
+// Rows of a batch cut into register tiles of at most Most rows, as equal as can be: a tile of few
+// rows waits for its own multiply-adds.
+template <int Most>
+struct RowTiles {
+  int64_t count, low, higher;  // tiles; rows of each; tiles that have one row more
+
+  explicit RowTiles(int64_t rows)
+      : count((rows + Most - 1) / Most), low(rows / count), higher(rows % count) {}
+
+  // body(constant number of rows, first row) for each tile.
+  template <class Body>
+  FLASHRNN_INLINE void each(Body&& body) const {
+    for (int64_t i = 0, b = 0; i < count; ++i) {
+      const int64_t rows = low + (i < higher);
+      choose<Most>(rows, [&](auto some) __attribute__((always_inline)) { body(some, b); });
+      b += rows;
+    }
+  }
+};
 
 // Hands out pieces of the workspace; with a null base it only adds up what would be needed.
 template <class Real>

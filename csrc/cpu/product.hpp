@@ -119,14 +119,6 @@ struct Product {
     });
   }
 
-  // body(constant of min(value, Most)), value >= 1.
-  template <int Most, class Body>
-  static FLASHRNN_INLINE void choose(int64_t value, Body&& body) {
-    if constexpr (Most > 1)
-      if (value < Most) return choose<Most - 1>(value, body);
-    body(std::integral_constant<int, Most>{});
-  }
-
   template <int Rows, int V, bool grouped>
   static __attribute__((noinline)) void tile(const Tile& t) {
     // Sums of a stretch begin at zero: added one by one to a large total, small products would lose

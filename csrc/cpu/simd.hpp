@@ -169,6 +169,14 @@ FLASHRNN_INLINE void unroll(Body&& body) {
   }(std::make_integer_sequence<int, N>{});
 }
 
+// body(constant of min(value, Most)), value >= 1.
+template <int Most, class Body>
+FLASHRNN_INLINE void choose(int64_t value, Body&& body) {
+  if constexpr (Most > 1)
+    if (value < Most) return choose<Most - 1>(value, body);
+  body(std::integral_constant<int, Most>{});
+}
+
 // body(0), …, body(count - 1); a body of few operations is repeated, to pay for the loop.
 template <int Operations, class Body>
 FLASHRNN_INLINE void repeat(int64_t count, Body&& body) {

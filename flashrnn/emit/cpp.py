@@ -16,8 +16,7 @@ from flashrnn.ir.expression import Expression, leaf
 from flashrnn.passes.lower import Program
 from flashrnn.passes.save import SAVE_COST, recomputed
 
-# LAYER is the forward pass of a kernel that owns the input product.
-FORWARD, LAYER, BACKWARD = "forward", "layer", "backward"
+FORWARD, BACKWARD = "forward", "backward"
 
 # Characters of an expression in a comment.
 LONGEST = 50
@@ -32,13 +31,11 @@ def emit_kernel(
     b_per_register: int,
     d_per_register: int,
 ) -> str:
-    """The source of one kernel. direction: FORWARD, LAYER or BACKWARD. Sizes as in the tiling."""
-    schedule = "backward" if direction == BACKWARD else "forward"
-    more = "" if direction == BACKWARD else f", {_booleans([direction == LAYER])[1:-1]}"
+    """The source of one kernel. direction: FORWARD or BACKWARD. Sizes as in the tiling."""
     return f"""\
 // {program.cell.name}, {direction}, {dtype.name}: generated from the cell's equations.
 // Tiling: {b_per_register} rows x {d_per_register} units in registers.
-#include "cpu/{schedule}.hpp"
+#include "cpu/{direction}.hpp"
 
 using Real = {dtype.cpp};
 constexpr int vector_bytes = {vector_bytes};
@@ -47,7 +44,7 @@ constexpr int d_per_register = {d_per_register};
 
 {emit_cell(program)}
 using S = flashrnn::Simd<Real, vector_bytes>;
-using Kernel = flashrnn::{schedule.capitalize()}<Cell, S, b_per_register, d_per_register{more}>;
+using Kernel = flashrnn::{direction.capitalize()}<Cell, S, b_per_register, d_per_register>;
 
 // Size of the workspace in numbers.
 FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {{

@@ -13,7 +13,7 @@ from autotune import cache
 from autotune.device import Device
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype, dtype_of
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
 from flashrnn.passes.lower import lower
@@ -25,9 +25,9 @@ from flashrnn.runtime.threads import thread_count
 Tensor = torch.Tensor
 
 # ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
-_FORWARD = struct.Struct("=5q 2q 4q 6q 3q 9q 6q")
+_FORWARD = struct.Struct("=5q 4q 6q 3q 9q 6q")
 _BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 9q 6q 2q")
-_LAYOUTS = {FORWARD: _FORWARD, LAYER: _FORWARD, BACKWARD: _BACKWARD}
+_LAYOUTS = {FORWARD: _FORWARD, BACKWARD: _BACKWARD}
 
 # Multiply-adds per gate below which one thread is done before another wakes up.
 PARALLEL_PRODUCTS = 1_000_000
@@ -39,9 +39,9 @@ MOST_KERNELS = 1024
 class Kernel:
     """One direction of a cell for given sizes, with all that follows from those worked out.
 
-    plan: which library, see `kernel_for`. threads: how many it may take. needed: numbers of
-    workspace by purpose, for whoever asks a library how much (it is the same in every call).
-    entries: functions of the layer around the kernel by direction, each with its workspace's.
+    plan: which library, see `kernel_for`. threads: how many it may take. Of the layer around the
+    kernel (runtime/surround.py), needed: numbers of its workspace by purpose, the same in every
+    call; entries: its functions by direction, each with its workspace's.
     """
 
     def __init__(self, plan: Plan, dtype: Dtype, dims: Dims, threads: int) -> None:
@@ -52,6 +52,7 @@ class Kernel:
         self.saved_shape = saved_shape(plan.cell, dims, dtype)
         self.needed: dict[object, int] = {}
         self.entries: dict[str, tuple[Any, Any]] = {}
+        self._workspace: int | None = None  # in numbers
         self._layout = _LAYOUTS[plan.direction]
         tiling = plan.tiling
         self._sizes = (*self.dims, tiling.b_per_core, tiling.cores_d, threads)
@@ -66,7 +67,7 @@ class Kernel:
 
     def forward(
         self,
-        wx: Tensor,
+        wx: Tensor | None,
         r: Tensor,
         bias: Tensor | None,
         weights: Tensor | None,
@@ -76,28 +77,22 @@ class Kernel:
         saved: Tensor | None,
         lengths: Tensor | None,
         options: Options,
-        w: Tensor | None = None,
     ) -> tuple[int, ...]:
         """The arguments for wx [B, T, G_w, N, D], into states, last and saved.
 
-        A LAYER kernel takes x [B, T, I] for wx, and w [G_w, N, D, I], contiguous; so does the
-        layer that surrounds a FORWARD one (runtime/surround.py).
+        wx is None where a layer surrounds the kernel and computes it (runtime/surround.py).
 
         states [S, B, T, N, D], or [1, B, T, N, D] for h alone; last and initial [S, B, 1, N, D],
         which may be one tensor; saved of `saved_shape`. Innermost dimensions contiguous; r, bias,
         weights, initial, last and saved altogether. lengths [B] int64, or None for T everywhere.
         """
-        if w is None:
-            strides, input_size = wx.stride()[:-1], 0
-        else:
-            strides, input_size = (*wx.stride()[:2], 0, 0), w.shape[3]
+        of_wx = (0, 0, 0, 0, 0) if wx is None else (wx.data_ptr(), *wx.stride()[:-1])
         pointers = (
-            wx.data_ptr(), *strides, address(w), input_size,
-            r.data_ptr(), address(bias), address(weights), address(initial),
+            *of_wx, r.data_ptr(), address(bias), address(weights), address(initial),
             states.data_ptr(), *states.stride()[:-1], states.shape[0],
             last.data_ptr(), address(saved),
         )  # fmt: skip
-        return self._with_sizes(pointers, input_size, lengths, options)
+        return self._with_sizes(pointers, lengths, options)
 
     def backward(
         self,
@@ -137,12 +132,11 @@ class Kernel:
             address(d_last), *of_d_gates, address(d_initial), address(d_weights),
         )  # fmt: skip
         bounds = _bits(options.gradient_clip), int(options.gradient_cut)
-        return self._with_sizes(pointers, 0, lengths, options, *bounds)
+        return self._with_sizes(pointers, lengths, options, *bounds)
 
     def _with_sizes(
         self,
         pointers: tuple[int, ...],
-        input_size: int,
         lengths: Tensor | None,
         options: Options,
         *bounds: int,
@@ -153,11 +147,9 @@ class Kernel:
             *(0, self._region, self._team_size),
             *(address(lengths), self._T, 0, int(options.reverse), 0, *bounds),
         )
-        needed = self.needed.get(input_size)
-        if needed is None:
-            block = self._layout.pack(*pointers, 0, *rest)
-            needed = self.needed[input_size] = self.library.workspace(block)
-        return (*pointers, scratch("workspace", needed, self.dtype), *rest)
+        if self._workspace is None:
+            self._workspace = self.library.workspace(self._layout.pack(*pointers, 0, *rest))
+        return (*pointers, scratch("workspace", self._workspace, self.dtype), *rest)
 
 
 _kernels: dict[tuple[object, ...], tuple[int, Kernel]] = {}

@@ -12,14 +12,13 @@ import torch
 
 from flashrnn.dims import Dims
 from flashrnn.dtypes import dtype_of
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import Options, options_of
 from flashrnn.reference import reference
 from flashrnn.runtime import higher, launch, pool, surround
 from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
 from flashrnn.runtime.registry import OPTIONS, define, plain
-from flashrnn.tiling.cpu import owns_input
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -49,8 +48,8 @@ def _forward(
     check_lengths(lengths, x.shape[1])
     cell = cell_of(name)
     B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
-    S, owner = len(cell.states), owns_input(B)
-    kernel = launch.kernel_for(cell, LAYER if owner else FORWARD, x.dtype, B, T, N, D)
+    S = len(cell.states)
+    kernel = launch.kernel_for(cell, FORWARD, x.dtype, B, T, N, D)
     shape, strides = _states(S if save else 1, B, T, N, D)
     states = pool.empty(x, shape, strides)
     saved = pool.empty(x, kernel.saved_shape if save else (0,))
@@ -58,15 +57,12 @@ def _forward(
     x, w, r = innermost_contiguous(x), w.contiguous(), r.contiguous()
     weights, bias, before = unit_weights(cell, r, parameters), contiguous(bias), contiguous(initial)
     arguments = kernel.forward(
-        x, r, bias, weights, before, states, last, saved if save else None, lengths,
-        options_of(clip, cut, reverse), w,
+        None, r, bias, weights, before, states, last, saved if save else None, lengths,
+        options_of(clip, cut, reverse),
     )  # fmt: skip
-    if owner:
-        kernel.run(arguments)
-    else:
-        surround.forward(kernel, arguments, x, w)
-        if T == 0:
-            last = torch.zeros_like(last) if initial is None else initial.clone()
+    surround.forward(kernel, arguments, x, w)
+    if T == 0:
+        last = torch.zeros_like(last) if initial is None else initial.clone()
     return states, last, saved
 
 

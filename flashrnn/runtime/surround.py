@@ -29,7 +29,7 @@ FEWEST_ROWS = 480
 def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) -> None:
     """Run a FORWARD kernel on x [B, T, I] and w [G_w, N, D, I], a piece of the sequence at a time.
 
-    arguments: what kernel.forward gave for any wx; x with its innermost dimension contiguous, w
+    arguments: what kernel.forward gave for no wx; x with its innermost dimension contiguous, w
     altogether.
     """
     B, T, I = x.shape

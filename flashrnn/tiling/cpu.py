@@ -1,10 +1,9 @@
 """Tilings of the CPU schedules (csrc/cpu/forward.hpp, csrc/cpu/backward.hpp).
 
 A register tile is b_per_register rows of the batch times d_per_register units; in the forward
-pass every recurrent gate of those units has its own accumulators (every gate, where the kernel
-owns the input product), in the backward pass there is one sum per unit. A core runs the whole
-sequence for b_per_core rows at a time; where there are fewer such items than threads, cores_d of
-them share the panels of one and meet after each step.
+pass every recurrent gate of those units has its own accumulators, in the backward pass there is
+one sum per unit. A core runs the whole sequence for b_per_core rows at a time; where there are
+fewer such items than threads, cores_d of them share the panels of one and meet after each step.
 """
 
 from __future__ import annotations
@@ -18,21 +17,22 @@ from autotune.device import Cpu
 from constrint import Model
 from flashrnn.dims import Dims
 from flashrnn.dtypes import Dtype
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER
+from flashrnn.emit.cpp import BACKWARD
 from flashrnn.passes.lower import Program, pointwise_cost
 
-# Rows of a register tile that serves small batches too, by halves, so that a batch size that was
-# not seen before compiles nothing new.
-TYPICAL_ROWS = 4
+# Rows of a register tile that serves smaller batches too, so that a batch size that was not seen
+# before compiles nothing new, and the batch that it is chosen for.
+TYPICAL_ROWS, TYPICAL_BATCH = 6, 16
 # Rows whose addresses the general registers hold, and vectors beyond which no tile fits.
 MOST_ROWS = 8
 MOST_VECTORS = 8
 FMA_LATENCY = 4.0
-# Beside its products: a register tile's start and end, and the memory traffic of a vector of units.
+# Beside its products: a register tile's start and end in each stretch of terms, and the memory
+# traffic of a vector of units.
 TILE_CYCLES = 40.0
 POINTWISE_CYCLES = 40.0
-# Loads that a broadcast costs: wide vectors that take two passes fill both halves.
-BROADCAST = 2.0
+# Bytes of a vector that a broadcast fills per load: wider vectors take two passes.
+BROADCAST_BYTES = 32
 # The part of a panel's way from its cache that hides behind arithmetic.
 OVERLAP = 0.7
 # The part of the pointwise arithmetic that does not hide behind the next tile's product.
@@ -73,32 +73,13 @@ class CpuProblem:
     @property
     def accumulated(self) -> int:
         """Sums per unit that a register tile holds."""
-        cell = self.program.cell
-        return {
-            FORWARD: max(1, len(cell.product_gates)),
-            LAYER: len(cell.gates),
-            BACKWARD: 1,
-        }[self.direction]
+        return 1 if self.direction == BACKWARD else max(1, len(self.program.cell.product_gates))
 
     @property
     def contracted(self) -> int:
-        """Terms of each sum; an input is taken to be as wide as all heads."""
-        gates, D = len(self.program.cell.product_gates), self.dims.D
-        recurrent = D * min(gates, 1)
-        return {
-            FORWARD: recurrent,
-            LAYER: recurrent + self.dims.hidden_size,
-            BACKWARD: D * gates,
-        }[self.direction]
-
-
-def owns_input(B: int) -> bool:
-    """Whether a layer's forward kernel should own the input product.
-
-    With a few rows every vector of W that it fetches serves them all, and the products never
-    leave the registers; with fewer, one product for all steps reuses W better.
-    """
-    return B >= TYPICAL_ROWS
+        """Terms of each sum."""
+        gates = len(self.program.cell.product_gates)
+        return self.dims.D * (gates if self.direction == BACKWARD else min(gates, 1))
 
 
 def model(problem: CpuProblem, device: Cpu) -> Model:
@@ -129,10 +110,11 @@ def model(problem: CpuProblem, device: Cpu) -> Model:
         sums * d * terms * item <= max(device.l2_bytes // 2, panel),
         name="a panel of R fits half of L2 (bytes)",
     )
-    row = _scratch_numbers(problem) * (dims.D + widest * lanes) * item
+    # So are the other factors, for every panel: h, or the gradients of the gates.
+    row = max(1, problem.contracted) * item
     m.add(
         core * row <= max(device.l2_bytes // 2, row),
-        name="the rows' states fit half of L2 (bytes)",
+        name="what is multiplied by R fits half of L2 (bytes)",
     )
     tiles = (max(dims.B, 1) + core - 1) // core
     busy = min(problem.threads, max(1, dims.B) * max(1, dims.N))
@@ -149,9 +131,9 @@ def model(problem: CpuProblem, device: Cpu) -> Model:
 def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     """Estimated seconds of one call, to rank tilings by.
 
-    Every register tile is a roofline of its own: multiply-adds, loads, and the panel of R coming
-    from the level that holds it: for the first rows of a step the one that holds all of R, for
-    the rows after them the one that holds a panel.
+    Every panel is a roofline of its own: the multiply-adds and loads of its register tiles, and the
+    panel of R coming once per step from the level that holds all of R; of a stretch of terms in the
+    first cache, all register tiles make use.
     """
     dims, item = problem.dims, problem.dtype.bytes
     tiling = CpuTiling.of_config(config)
@@ -171,18 +153,18 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     step = rows * min(own * vectors, -(-dims.D // lanes)) * pointwise * BESIDE
     if tiling.cores_d > 1:
         step += MEETING_CYCLES
-    last = 0.0
-    for tile in _register_tiles(rows, tiling.b_per_register):
+    broadcast = max(1.0, device.vector_bytes / BROADCAST_BYTES)
+    product, tiles = 0.0, _register_tiles(rows, tiling.b_per_register)
+    for tile in tiles:
         arithmetic = Work(
-            fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + BROADCAST * tile)
+            fma=terms * sums * tile * vectors, loads=terms * (sums * vectors + broadcast * tile)
         )
-        traffic = Work(bytes={source: panel_bytes})
-        product = max(cycles(arithmetic, device), terms * FMA_LATENCY)
-        product += (1.0 - OVERLAP) * cycles(traffic, device)
-        step += own * (max(product, cycles(traffic, device)) + TILE_CYCLES)
-        source = _level(panel_bytes, device)
-        last = tile * vectors * pointwise
-    step += last * (1.0 - BESIDE)
+        product += max(cycles(arithmetic, device), terms * FMA_LATENCY)
+    traffic = cycles(Work(bytes={source: panel_bytes}), device)
+    stretches = max(1, -(-terms // _stretch(sums * tiling.d_per_register * item)))
+    step += own * max(product + (1.0 - OVERLAP) * traffic, traffic)
+    step += own * len(tiles) * stretches * TILE_CYCLES
+    step += tiles[-1] * vectors * pointwise * (1.0 - BESIDE) if tiles else 0.0
     items = -(-dims.B // tiling.b_per_core) * dims.N
     rounds = -(-items * tiling.cores_d // problem.threads)
     return rounds * dims.T * seconds(Work(overhead_cycles=step), device)
@@ -195,7 +177,7 @@ def default(problem: CpuProblem, device: Cpu) -> CpuTiling:
     So a last, smaller batch, or a longer one, meets a kernel that is compiled already.
     """
     dims = problem.dims
-    typical = replace(problem, dims=replace(dims, B=1 if dims.B == 1 else 4 * TYPICAL_ROWS))
+    typical = replace(problem, dims=replace(dims, B=1 if dims.B == 1 else TYPICAL_BATCH))
     tile = _cheapest(
         typical, device, lambda s: s["b_per_register"] <= (1 if dims.B == 1 else TYPICAL_ROWS)
     )
@@ -222,24 +204,16 @@ def _level(size: int, device: Cpu) -> str:
 
 
 def _register_tiles(rows: int, b: int) -> list[int]:
-    """The register tiles that the schedule cuts `rows` into: of b rows, then b/2, b/4, ..."""
-    tiles = []
-    size = b
-    while rows and size:
-        tiles += [size] * (rows // size)
-        rows %= size
-        size //= 2
-    return tiles
+    """The rows of the register tiles that the schedule cuts `rows` into (csrc/cpu/panels.hpp)."""
+    count = -(-rows // b)
+    return [rows // count + (i < rows % count) for i in range(count)]
+
+
+def _stretch(term_bytes: int) -> int:
+    """Terms of a sum between two visits to memory, as in csrc/cpu/panels.hpp."""
+    return max(32, min(128, 24 * 1024 // term_bytes))
 
 
 def _row_counts(B: int) -> list[int]:
     """Rows per core worth trying: B in k equal parts, for each k."""
     return sorted({-(-max(B, 1) // k) for k in range(1, max(B, 1) + 1)})
-
-
-def _scratch_numbers(problem: CpuProblem) -> int:
-    """Numbers per row and unit that a work item keeps between steps."""
-    cell, weights = problem.program.cell, len(problem.program.weights)
-    if problem.direction == BACKWARD:
-        return 2 * len(cell.product_gates) + len(cell.states) + weights
-    return len(cell.states) + 1

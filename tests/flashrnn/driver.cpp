@@ -1,5 +1,5 @@
-// Runs the kernels of one cell outside of Python: the layer around its recurrence, forward in both
-// schedules and backward, on one thread. The emitted kernels stand before this text, each in a
+// Runs the kernels of one cell outside of Python: the layer around its recurrence, forward and
+// backward, on one thread. The emitted kernels stand before this text, each in a
 // namespace; what surrounds the recurrence is another library. Numbers come from a file and go to a file, all in double.
 #include <fstream>
 #include <limits>
@@ -57,9 +57,8 @@ FLASHRNN_EXPORT void drive(const char* from, const char* to) {
 
   constexpr int64_t W = forward_kernel::S::lanes;
   Numbers saved(T * B * N * ((D + W - 1) / W) * Cell::saved * W), scratch(0);
-  Numbers states(S * T * step), last(S * step), owned_states(S * T * step), owned_last(S * step);
+  Numbers states(S * T * step), last(S * step);
   ForwardArguments<Real> forward{};
-  forward.w = w.data(), forward.I = I;
   forward.r = r.data(), forward.bias = bias.data(), forward.weights = weights.data();
   forward.initial = initial.data(), forward.saved = saved.data();
   forward.states_s = T * step, forward.states_b = T * row, forward.states_t = row;
@@ -67,15 +66,7 @@ FLASHRNN_EXPORT void drive(const char* from, const char* to) {
   forward.B = B, forward.T = T, forward.N = N, forward.D = D;
   forward.b_per_core = rows, forward.threads = 1, forward.order = order;
 
-  // The kernel that owns the input product.
-  forward.wx = x.data(), forward.wx_b = T * I, forward.wx_t = I;
-  forward.states = owned_states.data(), forward.last = owned_last.data();
-  Numbers owned_scratch(owner_kernel::owner_workspace(&forward));
-  forward.workspace = owned_scratch.data();
-  owner_kernel::owner_run(&forward);
-
-  // The layer around the kernel that does not.
-  forward.wx = nullptr, forward.states = states.data(), forward.last = last.data();
+  forward.states = states.data(), forward.last = last.data();
   Numbers forward_scratch(forward_kernel::forward_workspace(&forward));
   forward.workspace = forward_scratch.data();
   LayerForwardArguments<Real> around{forward, run_forward, x.data(), T * I, I,      I,
@@ -116,7 +107,7 @@ FLASHRNN_EXPORT void drive(const char* from, const char* to) {
   flashrnn_backward(&behind);
 
   std::ofstream out(to, std::ios::binary);
-  for (const Numbers* result : {&states, &last, &owned_states, &owned_last, &d_x, &d_w, &d_r,
-                                &d_bias, &d_weights, &d_initial})
+  for (const Numbers* result : {&states, &last, &d_x, &d_w, &d_r, &d_bias, &d_weights,
+                                &d_initial})
     write(out, *result);
 }

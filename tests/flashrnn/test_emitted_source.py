@@ -4,13 +4,13 @@ import pytest
 
 from flashrnn import cells
 from flashrnn.dtypes import FLOAT32, FLOAT64
-from flashrnn.emit.cpp import BACKWARD, FORWARD, LAYER, emit_kernel
+from flashrnn.emit.cpp import BACKWARD, FORWARD, emit_kernel
 from flashrnn.passes.lower import lower
 
 CASES = [
     (cells.lstm, FORWARD, FLOAT32),
     (cells.lstm, BACKWARD, FLOAT32),
-    (cells.gru, LAYER, FLOAT32),
+    (cells.gru, FORWARD, FLOAT32),
     (cells.slstm, BACKWARD, FLOAT64),
     (cells.peephole_lstm, BACKWARD, FLOAT32),
     (cells.indrnn, FORWARD, FLOAT64),
@@ -31,7 +31,7 @@ def test_golden(cell, direction, dtype, golden_text) -> None:
 
 @pytest.mark.parametrize("name", cells.__all__)
 def test_readable(name) -> None:
-    for direction in (FORWARD, LAYER, BACKWARD):
+    for direction in (FORWARD, BACKWARD):
         text = source(getattr(cells, name), direction, FLOAT32)
         assert text.startswith(
             f"// {name}, {direction}, float32: generated from the cell's equations.\n"

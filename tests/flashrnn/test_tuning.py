@@ -132,7 +132,6 @@ def test_a_tiling_of_another_version_is_ignored_with_a_warning(monkeypatch, tmp_
 def test_the_family_reads_its_options() -> None:
     options = {"batch": 3, "time": 4, "heads": 2, "head_dim": 5, "dtype": "float64", "threads": 2}
     forward, backward = lstm_family().tunables(options)
-    assert len(lstm_family().tunables({**options, "batch": 4})) == 3, "a kernel that owns W too"
     assert (forward.name, backward.name) == ("lstm forward", "lstm backward")
     known = forward.problem()
     assert (known["B"], known["N"], known["D"], known["threads"]) == (3, 2, 5, 2)

@@ -84,7 +84,7 @@ struct Cell {
 };
 
 using S = flashrnn::Simd<Real, vector_bytes>;
-using Kernel = flashrnn::Forward<Cell, S, b_per_register, d_per_register, false>;
+using Kernel = flashrnn::Forward<Cell, S, b_per_register, d_per_register>;
 
 // Size of the workspace in numbers.
 FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {

@@ -1,4 +1,4 @@
-// gru, layer, float32: generated from the cell's equations.
+// gru, forward, float32: generated from the cell's equations.
 // Tiling: 4 rows x 16 units in registers.
 #include "cpu/forward.hpp"
 
@@ -75,7 +75,7 @@ struct Cell {
 };
 
 using S = flashrnn::Simd<Real, vector_bytes>;
-using Kernel = flashrnn::Forward<Cell, S, b_per_register, d_per_register, true>;
+using Kernel = flashrnn::Forward<Cell, S, b_per_register, d_per_register>;
 
 // Size of the workspace in numbers.
 FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {
