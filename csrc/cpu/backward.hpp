@@ -1,8 +1,8 @@
 // The backward recurrence of any cell, all T steps in one call, last step first.
 //
 // A work item is one head and up to b_per_core rows of the batch. In each step, for each panel of
-// units, the product of the next step's gate gradients with R accumulates as in forward.hpp; with the
-// loss's own gradients and what the states carry it becomes the cotangent of the new states; the
+// units, the product of the next step's gate gradients with R accumulates as in forward.hpp; with
+// the loss's own gradients and what the states carry it becomes the cotangent of the new states; the
 // cell's derivative turns it into the gradients of the gates. dR and db are sums over all steps
 // of those, taken outside, as one product.
 #pragma once
@@ -47,7 +47,7 @@ struct Backward {
   using Arguments = BackwardArguments<Real>;
   static constexpr int W = S::lanes, V = d_per_register / W, G = Cell::gates;
   static constexpr int Gr = Cell::recurrent, states = Cell::states, K = Cell::weights;
-  static constexpr int64_t depth = stretch<Real>(d_per_register);
+  static constexpr int64_t depth = stretch<S>;
   static_assert(d_per_register % W == 0 && V >= 1, "a panel is whole vectors");
 
   const Arguments& a;

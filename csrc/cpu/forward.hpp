@@ -4,10 +4,10 @@
 // one thread or, its panels shared out among cores_d of them, on several that meet each step. In
 // each step, for each panel of units, the products of all gates accumulate on top of Wx + bias: a
 // stretch of terms for every register tile of rows, while the next stretch of R is fetched, so that
-// all rows find R in the first cache. Then the cell's pointwise part is applied, and only states are
-// kept (and, in training, what the backward pass asked for). R is packed once per call; its panels
-// are walked back and forth, so that the end of one step is still in cache at the beginning of the
-// next.
+// all rows find R in the first cache. Then the cell's pointwise part is applied, and only states
+// are kept (and, in training, what the backward pass asked for). R is packed once per call; its
+// panels are walked back and forth, so that the end of one step is still in cache at the beginning
+// of the next.
 //
 // A single step of a few rows, as in streaming, packs nothing and reads the weights where they lie.
 #pragma once
@@ -56,7 +56,7 @@ struct Forward {
 
   const Arguments& a;
   static constexpr int sums = Gr > 0 ? Gr : 1;  // accumulators per unit
-  static constexpr int64_t depth = stretch<Real>(sums * d_per_register);
+  static constexpr int64_t depth = stretch<S>;
 
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
   Real *packed, *bias, *weights, *scratch;
@@ -138,7 +138,8 @@ struct Forward {
       for (int s = 0; s < states; ++s)
         for (int64_t b = 0; b < rows; ++b)
           for (int64_t d = from; d < to; ++d)
-            state_in(s)[b * f.row + d] = a.initial != nullptr && d < a.D ? a.initial[at(s, b) + d] : 0;
+            state_in(s)[b * f.row + d] =
+                a.initial != nullptr && d < a.D ? a.initial[at(s, b) + d] : 0;
       const int64_t steps = a.order.longest(b0, rows, a.T);
       for (; t < steps; ++t) {
         team.meet();
@@ -154,7 +155,8 @@ struct Forward {
       const int64_t count = (to < a.D ? to : a.D) - from;
       for (int s = 0; s < states; ++s)
         for (int64_t b = 0; b < rows; ++b)
-          std::memcpy(a.last + at(s, b) + from, state_in(s) + b * f.row + from, count * sizeof(Real));
+          std::memcpy(a.last + at(s, b) + from, state_in(s) + b * f.row + from,
+                      count * sizeof(Real));
     }
 
     int64_t at(int s, int64_t b) const { return ((s * f.a.B + b0 + b) * f.a.N + n) * f.a.D; }
@@ -301,7 +303,8 @@ struct Forward {
     FLASHRNN_INLINE void prefetch_next(int64_t b, int64_t d) const {
       const auto& a = f.a;
       if (t + 1 >= a.T) return;
-      const Real* wx = a.wx + wx_at(b) + n * a.wx_n + d + (a.order.reverse && !a.ordered ? -a.wx_t : a.wx_t);
+      const int64_t next = a.order.reverse && !a.ordered ? -a.wx_t : a.wx_t;
+      const Real* wx = a.wx + wx_at(b) + n * a.wx_n + d + next;
       for (int i = 0; i < Rows; ++i)
         for (int g = 0; g < Cell::inputs; ++g)
           for (int64_t v = 0; v < V; ++v)

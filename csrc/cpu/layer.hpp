@@ -239,7 +239,8 @@ struct LayerBackward {
         const bool ended = order.ended(b, 1, t);
         x_rows[r] = ended ? zeros : a.x + at * a.x_t + b * a.x_b;
         d_x_rows[r] = a.d_x + at * a.d_x_t + b * a.d_x_b;
-        d_rows[r] = piece.d_gates + (piece.ordered ? t : at) * piece.d_gates_t + b * piece.d_gates_b;
+        d_rows[r] =
+            piece.d_gates + (piece.ordered ? t : at) * piece.d_gates_t + b * piece.d_gates_b;
         if (ended)
           h_rows[r] = zeros;
         else if (order.start + t > 0)

@@ -15,13 +15,10 @@ template <class Real>
 constexpr int64_t line = 64 / sizeof(Real);
 
 // Terms of a product that are summed before they meet the total. In one long chain the error would
-// grow with the square root of all of them; and so much of a panel of `numbers` per term stays in
-// the first cache, where all rows of a batch find it.
-template <class Real>
-constexpr int64_t stretch(int64_t numbers) {
-  const int64_t fit = 24 * 1024 / (numbers * int64_t{sizeof(Real)});
-  return fit < 32 ? 32 : fit < 128 ? fit : 128;
-}
+// grow with the square root of all of them; and so much of a panel of R stays in the first cache,
+// where all rows of a batch find it. The same for every tiling, as the sums' bits are.
+template <class S>
+constexpr int64_t stretch = sizeof(typename S::Vec) > 32 ? 64 : 128;
 
 // Rows of a batch cut into register tiles of at most Most rows, as equal as can be: a tile of few
 // rows waits for its own multiply-adds.

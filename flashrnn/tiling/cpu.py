@@ -161,7 +161,7 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
         )
         product += max(cycles(arithmetic, device), terms * FMA_LATENCY)
     traffic = cycles(Work(bytes={source: panel_bytes}), device)
-    stretches = max(1, -(-terms // _stretch(sums * tiling.d_per_register * item)))
+    stretches = max(1, -(-terms // (64 if device.vector_bytes > 32 else 128)))  # as in panels.hpp
     step += own * max(product + (1.0 - OVERLAP) * traffic, traffic)
     step += own * len(tiles) * stretches * TILE_CYCLES
     step += tiles[-1] * vectors * pointwise * (1.0 - BESIDE) if tiles else 0.0
@@ -207,11 +207,6 @@ def _register_tiles(rows: int, b: int) -> list[int]:
     """The rows of the register tiles that the schedule cuts `rows` into (csrc/cpu/panels.hpp)."""
     count = -(-rows // b)
     return [rows // count + (i < rows % count) for i in range(count)]
-
-
-def _stretch(term_bytes: int) -> int:
-    """Terms of a sum between two visits to memory, as in csrc/cpu/panels.hpp."""
-    return max(32, min(128, 24 * 1024 // term_bytes))
 
 
 def _row_counts(B: int) -> list[int]:
