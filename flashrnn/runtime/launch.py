@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -176,13 +177,21 @@ def time_major(x: Tensor) -> bool:
     return x.stride(0) < x.stride(1) and x.shape[0] > 1 and x.shape[1] > 1
 
 
-def empty_sequence(like: Tensor, lead: tuple[int, ...], tail: tuple[int, ...]) -> Tensor:
-    """An uninitialised [*lead, B, T, *tail] whose B and T are ordered in memory as `like`'s."""
+def empty_sequence(
+    like: Tensor,
+    lead: tuple[int, ...],
+    tail: tuple[int, ...],
+    empty: Callable[[Tensor, tuple[int, ...]], Tensor] = Tensor.new_empty,
+) -> Tensor:
+    """An uninitialised [*lead, B, T, *tail] whose B and T are ordered in memory as `like`'s.
+
+    empty: pool.empty for large results of a CPU, whose fresh pages cost as much as a kernel.
+    """
     B, T = like.shape[0], like.shape[1]
     if time_major(like):
         k = len(lead)
-        return like.new_empty((*lead, T, B, *tail)).transpose(k, k + 1)
-    return like.new_empty((*lead, B, T, *tail))
+        return empty(like, (*lead, T, B, *tail)).transpose(k, k + 1)
+    return empty(like, (*lead, B, T, *tail))
 
 
 def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:

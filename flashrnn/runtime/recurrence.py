@@ -53,7 +53,7 @@ def _forward(
     wx = innermost_contiguous(wx)
     B, T, _, N, D = wx.shape
     S = len(cell.states)
-    states = launch.empty_sequence(wx, (S,), (N, D))
+    states = launch.empty_sequence(wx, (S,), (N, D), pool.empty)
     last = wx.new_empty((S, B, 1, N, D))
     kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D)
     saved = pool.empty(wx, kernel.saved_shape if save else (0,))
@@ -95,11 +95,12 @@ def _backward_cpu(
     weights, initial = unit_weights(declared, r, parameters), contiguous(initial)
     K = 0 if weights is None else weights.shape[0]
     none = r.new_empty(0)
-    d_gates = launch.empty_sequence(states[0], (), (len(declared.gates), N, D))
+    gates = len(declared.gates)
+    d_gates = launch.empty_sequence(states[0], (), (gates, N, D), pool.empty)
     d_weights, each = r.new_empty((K, N, D)), r.new_empty((B, K, N, D))
     d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else None
     d_r = r.new_empty(r.shape) if need_r and dense else None
-    d_bias = r.new_empty((len(declared.gates), N, D)) if need_bias else None
+    d_bias = r.new_empty((gates, N, D)) if need_bias else None
     kernel = launch.kernel_for(declared, BACKWARD, states.dtype, B, T, N, D)
     packed_r, d_last = r.contiguous(), contiguous(d_last)
     d_states = None if d_states is None else innermost_contiguous(d_states)

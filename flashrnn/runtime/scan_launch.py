@@ -16,7 +16,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime import pool
 from flashrnn.runtime.build import build, open_library, primitives_digest
-from flashrnn.runtime.launch import empty_sequence, time_major
+from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
 from flashrnn.runtime.threads import thread_count
@@ -181,10 +181,7 @@ def empty_rows(like: Tensor, tail: tuple[int, ...]) -> Tensor:
 
     Large ones come from the pool: fresh pages would cost more than the scan.
     """
-    B, T = like.shape[:2]
-    outer = time_major(like)
-    x = pool.empty(like, ((T, B) if outer else (B, T)) + tail)
-    return x.transpose(0, 1) if outer else x
+    return empty_sequence(like, (), tail, pool.empty)
 
 
 def rows_like(like: Tensor) -> Tensor:
