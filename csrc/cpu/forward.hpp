@@ -60,7 +60,7 @@ struct Forward {
 
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
   Real *packed, *bias, *weights, *scratch;
-  int64_t states_size, scratch_size;
+  int64_t states_size, sums_size, scratch_size;
 
   explicit Forward(const Arguments& arguments, Real* workspace, int64_t* needed = nullptr)
       : a(arguments) {
@@ -72,7 +72,8 @@ struct Forward {
     bias = space.take(a.N * G * width);
     weights = space.take(a.N * Cell::weights * width);
     states_size = (states + 1) * a.b_per_core * row;
-    scratch_size = round_up(states_size + a.b_per_core * sums * d_per_register, line<Real>);
+    sums_size = round_up(a.b_per_core * sums * d_per_register, line<Real>);
+    scratch_size = round_up(states_size, line<Real>) + a.cores_d * sums_size;
     scratch = space.take(a.threads * scratch_size);
     if (needed != nullptr) *needed = space.used;
   }
@@ -128,8 +129,10 @@ struct Forward {
     // The other states are read and written by one unit alone, so in place.
     Real* state_in(int s) const { return s == 0 ? h_in() : plane(s + 1); }
     Real* state_out(int s) const { return s == 0 ? h_out() : plane(s + 1); }
-    // The sums of a row of the panel at hand, between two stretches of terms.
-    Real* partial(int64_t b) const { return scratch + f.states_size + b * sums * d_per_register; }
+    // The sums of a row of the panel at hand, between two stretches of terms: each member's own.
+    Real* partial(int64_t b) const {
+      return scratch + f.states_size + team.rank * f.sums_size + b * sums * d_per_register;
+    }
 
     void run() {
       const auto& a = f.a;

@@ -64,7 +64,7 @@ FLASHRNN_EXPORT void drive(const char* from, const char* to) {
   forward.states_s = T * step, forward.states_b = T * row, forward.states_t = row;
   forward.states_n = D, forward.states_kept = S;
   forward.B = B, forward.T = T, forward.N = N, forward.D = D;
-  forward.b_per_core = rows, forward.threads = 1, forward.order = order;
+  forward.b_per_core = rows, forward.cores_d = 1, forward.threads = 1, forward.order = order;
 
   forward.states = states.data(), forward.last = last.data();
   Numbers forward_scratch(forward_kernel::forward_workspace(&forward));
@@ -88,7 +88,7 @@ FLASHRNN_EXPORT void drive(const char* from, const char* to) {
   backward.d_last = d_last.data(), backward.d_initial = d_initial.data();
   backward.d_weights = d_weights.data();
   backward.B = B, backward.T = T, backward.N = N, backward.D = D;
-  backward.b_per_core = rows, backward.threads = 1, backward.order = order;
+  backward.b_per_core = rows, backward.cores_d = 1, backward.threads = 1, backward.order = order;
   backward.clip = std::numeric_limits<double>::infinity();
   Numbers backward_scratch(backward_kernel::backward_workspace(&backward));
   backward.workspace = backward_scratch.data();

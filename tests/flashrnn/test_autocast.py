@@ -39,8 +39,14 @@ def test_modules_return_what_torch_returns(kind) -> None:
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(12, 3, 6)
     with bf16():
-        (a, s), (b, t) = ours(x), theirs(x)
+        a, s = ours(x)
         again, _ = ours(x, s)  # what it returned is what it takes
+        try:
+            b, t = theirs(x)
+        except RuntimeError as error:  # oneDNN has no such LSTM without AVX-512
+            if "primitive descriptor" not in str(error):
+                raise
+            pytest.skip(f"torch.nn.{kind} in bfloat16 does not run on this machine")
     assert a.dtype == b.dtype == again.dtype == torch.bfloat16
     exact, _ = theirs.double()(x.double())
     assert (a - exact).abs().max() <= (b - exact).abs().max() * 1.5

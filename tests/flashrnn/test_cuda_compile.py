@@ -200,7 +200,7 @@ def test_show_a_head_over_several_blocks(capsys) -> None:
     ("words", "told"),
     [
         (["--target", "cuda", "--head-dim", "8192"], "no tiling holds a head of D=8192"),
-        (["--target", "cuda", "--direction", "layer"], "inference, training, backward"),
+        (["--target", "cuda", "--direction", "forward"], "inference, training, backward"),
         (["--target", "cuda", "--dtype", "float64"], "bfloat16"),
         (["--target", "cuda", "--device", "h100"], "h100-sxm"),
         (["--target", "cpp", "--sass"], "--target cuda"),
