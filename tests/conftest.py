@@ -22,3 +22,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("torch finds no NVIDIA GPU on this machine")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A kernel that breaks CUDA breaks it for all that its process does later, so the process ends.
+
+    Another worker of pytest-xdist then goes on; without them, pytest ends.
+    """
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(1)
+        pytest.exit(f"{item.nodeid} left CUDA unusable: {error}", returncode=1)

@@ -20,7 +20,7 @@ from autotune.errors import NoGpu
 from autotune.gpu import Gpu
 from autotune.measure_gpu import CudaStream, Stream
 from bench import files
-from bench.gpu_check import correctness, cuda_kernels, kernels, layers, sanitizer
+from bench.gpu_check import ahead, correctness, cuda_kernels, kernels, layers, sanitizer
 from bench.gpu_check.page import faults, page
 from flashrnn.runtime import triton_build
 
@@ -64,6 +64,7 @@ def check(gpu: Gpu, stream: Stream, seconds: float, output: Path) -> dict[str, A
         files.write_bytes(output.with_suffix(".md"), page(found).encode())
 
     save()
+    ahead.compile_all(gpu, ahead.jobs())
     for kernel in kernels.rows(kernels.problems(), gpu, stream, seconds):
         found["kernels"].append(kernel.facts())
         save()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +13,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 3600.0
+MOST_PROCESSES = 8  # which share the GPU
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def run(tests: Path = ROOT / "tests", mark: str = "gpu") -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         words = [sys.executable, "-m", "pytest", "-m", mark, f"--junitxml={report}", str(tests)]
+        words += _processes()
         try:
             subprocess.run(words, cwd=tests.parent, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired:
@@ -42,6 +46,16 @@ def run(tests: Path = ROOT / "tests", mark: str = "gpu") -> Outcome:
         if not report.is_file():
             return Outcome(problem="pytest ended without a report")
         return read(report)
+
+
+def _processes() -> list[str]:
+    """Tests mostly compile, so several processes take them in turn where pytest-xdist is there.
+
+    A test that breaks CUDA for its process then fails alone (tests/conftest.py).
+    """
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-n", str(min(os.cpu_count() or 1, MOST_PROCESSES)), "--dist", "worksteal"]
 
 
 def read(report: Path) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -22,7 +21,7 @@ from flashrnn.emit.cuda import BACKWARD, INFERENCE, TRAINING
 from flashrnn.errors import FlashRNNError
 from flashrnn.passes.lower import lower
 from flashrnn.runtime.cuda_cache import cubin_of
-from flashrnn.tiling.cuda import CudaProblem
+from flashrnn.tiling.cuda import CudaProblem, in_tiles
 from flashrnn.tiling.cuda_choice import choose, predict, schedule_of, source_of
 from flashrnn.tiling.cuda_latency import Tiling, seconds
 
@@ -72,8 +71,23 @@ def rows(
         yield _row(problem, gpu, stream, seconds, make)
 
 
+def compile_one(index: int, gpu: Gpu) -> None:
+    """Compile the kernel of one of `problems`; what comes of it is kept on the disk."""
+    problem = problems()[index]
+    _cubin(problem, _chosen(problem, gpu), gpu)
+
+
+def _chosen(problem: CudaProblem, gpu: Gpu) -> Tiling:
+    return choose(in_tiles(problem), gpu)
+
+
+def _cubin(problem: CudaProblem, tiling: Tiling, gpu: Gpu) -> bytes:
+    name = f"{problem.program.cell.name}-{problem.direction}"  # as calls have it
+    return cubin_of(name, source_of(problem, tiling), gpu.sm)
+
+
 def _row(problem: CudaProblem, gpu: Gpu, stream: Stream, time: float, make: Make) -> Row:
-    tiling = choose(replace(problem, dims=replace(problem.dims, T=1)), gpu)
+    tiling = _chosen(problem, gpu)
     needed = predict(problem, tiling)
     known: dict[str, Any] = {
         "name": f"{problem.program.cell.name} {problem.direction}, CUDA, {schedule_of(tiling)}",
@@ -85,7 +99,7 @@ def _row(problem: CudaProblem, gpu: Gpu, stream: Stream, time: float, make: Make
         "predicted_seconds": seconds(problem, tiling, gpu),
     }
     try:
-        cubin = cubin_of("gpu-check", source_of(problem, tiling), gpu.sm)
+        cubin = _cubin(problem, tiling, gpu)
         report = compiler_report.report(Compiled(cubin, needed.shared_bytes, needed.threads, 0.0))
         known |= {"actual": report.facts(), "blocks_per_sm": report.occupancy(gpu.architecture)}
         call = make(problem)

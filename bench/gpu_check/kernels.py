@@ -79,16 +79,27 @@ def rows(
         yield _row(problem, gpu, stream, seconds, load)
 
 
-def _row(problem: TritonProblem, gpu: Gpu, stream: Stream, seconds: float, load: Load) -> Row:
+def compile_one(index: int, gpu: Gpu) -> None:
+    """Compile the kernel of one of `problems`; what comes of it is kept on the disk."""
+    kernel, config, _ = _selected(problems()[index], gpu)
+    kernel.compile(config, gpu)
+
+
+def _selected(problem: TritonProblem, gpu: Gpu) -> tuple[TritonKernel, Config, str]:
+    """The kernel that a call would run, its tiling, and who chose it."""
     selected = select(problem, gpu)
     kernel = TritonKernel(problem, schedule_of(selected.tiling))
-    config = selected.tiling.as_config()
+    return kernel, selected.tiling.as_config(), selected.by
+
+
+def _row(problem: TritonProblem, gpu: Gpu, stream: Stream, seconds: float, load: Load) -> Row:
+    kernel, config, by = _selected(problem, gpu)
     known: dict[str, Any] = {
         "name": kernel.name,
         "dims": problem.dims,
         "dtype": problem.dtype.name,
         "tiling": kernel.describe(config),
-        "chosen": selected.by,
+        "chosen": by,
         "predicted": kernel.predict(config, gpu),
         "predicted_seconds": kernel.cost(config, gpu),
     }

@@ -209,8 +209,9 @@ def model(problem: CudaProblem, gpu: Gpu, exchange: str, spare: int = 0) -> Mode
     parts = m.int_var("sum_parts", (1, 2, 4, 8))
     held = m.int_var("k_tiles_in_registers", range(max(problem.k_tiles, 1) + 1))
     in_flight = m.int_var("tiles_in_flight", range(1, most_in_flight(problem) + 1))
-    if most < 2:
-        m.add(blocks >= 2, name=f"clusters, which sm_{gpu.sm} does not have")
+    if exchange == CLUSTER:  # no kernel launched without one may store to a cluster
+        few = f"clusters, which sm_{gpu.sm} does not have"
+        m.add(blocks >= 2, name=few if most < 2 else "a cluster has two blocks or more")
     where = "resident at once" if exchange != CLUSTER else "of a cluster"
     m.add(blocks * units >= problem.dims.D, name=f"the {most} blocks {where} have all units")
     m.add((blocks - 1) * units < problem.dims.D, name="every block has units")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import cast, every_cell, problem, results
+from problems import cast, compare_at_kinks, every_cell, problem, results
 from test_cuda_backend import OPTIONS
 
 from autotune.device import Device
@@ -25,6 +25,8 @@ from flashrnn.tiling.cuda_choice import SCHEDULES, choose, schedule_of
 from flashrnn.tolerance import compare
 
 pytestmark = pytest.mark.gpu
+# 16 bits and tf32 put an argument on the other side of a kink now and then.
+KINKED = ("elman_relu", "slstm", "shuffled")
 SHAPES = ((1, 1, 1, 16), (3, 5, 2, 13), (17, 4, 2, 48), (33, 4, 2, 128))
 
 
@@ -56,8 +58,11 @@ def check(cell, arguments, **options) -> None:
     exact = results(call("reference"), cast(arguments, torch.float64))
     eager = results(call("reference"), device)
     for name, x in got.items():
-        tf32 = x.dtype == torch.float32
-        found = compare(name, x.cpu(), exact[name], eager[name].cpu(), tf32=tf32)
+        if cell.name in KINKED and name.startswith("d_"):
+            found = compare_at_kinks(name, x, exact[name])
+        else:
+            tf32 = x.dtype == torch.float32
+            found = compare(name, x, exact[name], eager[name], tf32=tf32)
         assert found.ok, str(found)
 
 
@@ -87,6 +92,7 @@ def test_every_schedule(cell, schedule, D, monkeypatch) -> None:
 
     monkeypatch.setattr(cuda_kernels, "choose", chosen)
     monkeypatch.setattr(cuda_kernels, "_plans", {})
+    monkeypatch.setattr(cuda_kernels.packs, "lookup", lambda *_: None)
     for B in (5, 16 * gpu.sms):
         check(cell, problem(cell, B, 6, 1, D, torch.bfloat16))
     assert set(seen) == {schedule}
@@ -207,7 +213,7 @@ def test_tuned_kernels_are_checked_timed_and_used(tmp_path, monkeypatch) -> None
     }  # fmt: skip
     gpu = Device.current("cuda")
     origin = Origin("flashrnn.families:lstm_family", options)
-    results = list(tune_family(origin, gpu, budget_seconds=180.0, top_k=4))
+    results = list(tune_family(origin, gpu, budget_seconds=30.0, top_k=4))
     assert [r.name.rpartition(" ")[0] for r in results] == [
         f"lstm {direction} cuda," for direction in DIRECTIONS
     ]

@@ -5,7 +5,7 @@
 
 import pytest
 import torch
-from problems import cast, problem, results, run
+from problems import cast, compare_at_kinks, problem, results, run
 from test_options import OPTIONS, chosen
 from test_triton_interpreter import ALL, DTYPES, LIBRARY, MATRIX, check_shape, name_of
 
@@ -17,6 +17,7 @@ from flashrnn.tiling.triton import AlternatingTiling
 from flashrnn.tolerance import compare
 
 pytestmark = pytest.mark.gpu
+KINKED = ("elman_relu", "shuffled")  # 16 bits put an argument on its other side now and then
 
 
 def to_gpu(arguments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -32,7 +33,11 @@ def check(cell, arguments) -> None:
     )
     eager = results(lambda a: flashrnn(**a, function=cell, backend="reference"), device)
     for name in got:
-        result = compare(name, got[name].cpu(), exact[name], eager[name].cpu())
+        kinked = cell.name in KINKED and name.startswith("d_")
+        if kinked and got[name].dtype != torch.float32:
+            result = compare_at_kinks(name, got[name], exact[name])
+        else:
+            result = compare(name, got[name], exact[name], eager[name])
         assert result.ok, str(result)
 
 
@@ -68,7 +73,7 @@ def test_options(cell, name) -> None:
     exact = results(call("reference"), cast(p, torch.float64))
     eager = results(call("reference"), to_gpu(p))
     for key in got:
-        result = compare(key, got[key].cpu(), exact[key], eager[key].cpu())
+        result = compare(key, got[key], exact[key], eager[key])
         assert result.ok, str(result)
 
 
