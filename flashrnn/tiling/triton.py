@@ -34,9 +34,13 @@ MOST_NUMBERS = 8
 # Units that a warp must have of its own in a product: else warps compute the same.
 UNITS_PER_WARP = 8
 ELEMENTWISE_UNITS = (16, 32, 64, 128)
-# Of the cost model, none of them measured: instructions for one unit of the op table's cost, the
-# cycles that barriers, products and memory leave a step waiting, the seconds of a launch.
-INSTRUCTIONS, STEP_CYCLES, LAUNCH_SECONDS = 0.5, 1500.0, 4e-6
+# Of the cost model: cycles that a step waits, for each gate's product, and backward for each number
+# of a unit that it loads; and of the multiprocessor for each number of each gate's product. Fitted
+# to 35 kernels of four cells on an H200, bfloat16, heads of 32 to 128, R in shared memory: 7 % off
+# in the root mean square (tests/flashrnn/test_triton_tunable.py).
+STEP_CYCLES, GATE_CYCLES, LOAD_CYCLES, NUMBER_CYCLES = 1140.0, 936.0, 644.0, 0.434
+# Not measured: instructions for one unit of the op table's cost, the seconds of a launch.
+INSTRUCTIONS, LAUNCH_SECONDS = 0.5, 4e-6
 # Of the pointwise kernel: what each thread has, registers beside its values, and the bytes through
 # which a row of biases is handed to the threads of every row (128 were taken before sm_90).
 POINTWISE_NUMBERS, POINTWISE_REGISTERS, POINTWISE_SHARED = 4, 32, 1024
@@ -260,11 +264,21 @@ def fused_cost(problem: TritonProblem, tiling: FusedTiling, gpu: Gpu) -> float:
         flops / rate, numbers / limits.fp32_fma_per_cycle, fetched / limits.shared_bytes_per_cycle
     )  # fmt: skip
     # of one program alone one part follows another, and a warp issues every other cycle at best
-    alone = STEP_CYCLES + numbers / min(limits.fp32_fma_per_cycle, WARP * tiling.num_warps / 2)
-    alone += parts[0] + parts[2]
+    alone = numbers / min(limits.fp32_fma_per_cycle, WARP * tiling.num_warps / 2)
+    alone += parts[0] + _waiting(problem) + NUMBER_CYCLES * b * d * problem.products
     step = max(resident * max(parts), alone)
     waves = -(-programs // (resident * gpu.sms))
     return waves * dims.T * step / (gpu.clock_mhz * 1e6)
+
+
+def _waiting(problem: TritonProblem) -> float:
+    """Cycles of a step in which a program waits for products and memory."""
+    program, states = problem.program, problem.program.cell.states
+    waits = STEP_CYCLES + GATE_CYCLES * problem.products
+    if problem.direction != BACKWARD:  # Wx is fetched ahead
+        return waits
+    reads = sum(program.reads(kind, s) for kind in ("state", "new_state") for s in states)
+    return waits + LOAD_CYCLES * (len(program.saved) + len(states) + reads)
 
 
 def alternating_cost(problem: TritonProblem, tiling: AlternatingTiling, gpu: Gpu) -> float:
