@@ -183,8 +183,9 @@ def lacking(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: int) 
 
     It took all there are and so many more: by that much, and a little, the estimate was too low.
     """
-    most = gpu.architecture.registers_per_thread - predict(problem, tiling).registers
-    return most + -(-spilled_bytes // 4) + SPARE
+    needed = predict(problem, tiling)
+    left = resources.most_registers(gpu.architecture, needed.threads) - needed.registers
+    return left + -(-spilled_bytes // 4) + SPARE
 
 
 def second(

@@ -169,7 +169,7 @@ def step_seconds(problem: CudaProblem, tiling: Tiling, gpu: Gpu, spilled_bytes: 
     alone = exchange.fixed + own
     if in_flight == 1:
         return alone
-    busy = EXCHANGES[BLOCK].fixed + own
+    busy = min(exchange.fixed, EXCHANGES[BLOCK].fixed) + own
     if w.exchange == GRID:
         busy += FENCE_CYCLES / (gpu.clock_mhz * 1e6)
     return max(alone, in_flight * busy)

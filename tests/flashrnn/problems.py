@@ -10,7 +10,7 @@ from cells_for_tests import ALL
 from flashrnn import cells
 from flashrnn.api import flashrnn
 from flashrnn.ir.cell import DENSE, Cell
-from flashrnn.tolerance import Comparison, compare
+from flashrnn.tolerance import TIMES_EAGER, Comparison, compare
 
 NAMES = ("Wx", "R", "b", "states", "parameters")
 Tensors = dict[str, torch.Tensor]
@@ -120,15 +120,21 @@ def check(cell: Cell, arguments: Tensors) -> None:
     assert_close(run(cell, arguments, "cpu"), exact, run(cell, arguments, "reference"))
 
 
-# Relative error in the root mean square of gradients where rounding decides the side of a kink.
-KINKED = 0.1
+# Relative error of gradients in the root mean square, where rounding decides the side of a kink.
+KINKED = 0.25
 
 
-def compare_at_kinks(name: str, got: torch.Tensor, exact: torch.Tensor) -> Comparison:
+def compare_at_kinks(
+    name: str, got: torch.Tensor, exact: torch.Tensor, eager: torch.Tensor
+) -> Comparison:
     """Of a gradient by a cell with a kink (relu, minimum, maximum) whose argument was rounded.
 
     Where that is near the kink, its derivative is that of either side: a few elements of each row,
-    and what R carries back from them, are not near the exact ones, in eager torch either.
+    and what R carries back from them, are not near the exact ones, and others in eager torch.
     """
-    error = (got.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-30)
-    return Comparison(name, error.nan_to_num(torch.inf).item(), KINKED)
+
+    def error(x: torch.Tensor) -> float:
+        relative = (x.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-30)
+        return relative.nan_to_num(torch.inf).item()
+
+    return Comparison(name, error(got), max(KINKED, TIMES_EAGER * error(eager)))

@@ -175,7 +175,9 @@ def test_a_step_of_two_tiles_is_predicted_between_that_of_one_and_of_both(
     _, two = spread(lstm, direction, BFLOAT16, Dims(1, 1, 1, D), exchange, 16, in_flight=2)
     problem, one = problem_of(direction, D), replace(two, tiles_in_flight=1)
     alone, both = (step_seconds(problem, t, H100) for t in (one, two))
-    assert alone <= both < 2 * alone
+    assert alone <= both <= 2 * alone
+    if exchange == GRID:  # whose blocks wait for a fence and a poll
+        assert both < 2 * alone
 
 
 def test_two_are_chosen_where_that_saves_rounds_of_launches() -> None:

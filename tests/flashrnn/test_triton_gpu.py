@@ -35,7 +35,7 @@ def check(cell, arguments) -> None:
     for name in got:
         kinked = cell.name in KINKED and name.startswith("d_")
         if kinked and got[name].dtype != torch.float32:
-            result = compare_at_kinks(name, got[name], exact[name])
+            result = compare_at_kinks(name, got[name], exact[name], eager[name])
         else:
             result = compare(name, got[name], exact[name], eager[name])
         assert result.ok, str(result)
