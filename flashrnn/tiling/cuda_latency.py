@@ -20,7 +20,7 @@ beyond a step in one block. That is an assumption; no kernel with two tiles was 
 
 The constants are fitted by least squares of relative errors to 156 steps of kernels without spills
 on an H200, an LSTM's, a GRU's and an sLSTM's with heads of 64 to 1024: 9 % off in the root mean
-square (tests/flashrnn/test_cuda_latency.py; docs/cuda.md). Cycles scale with another GPU's clock,
+square (tests/flashrnn/test_measured_steps.py; docs/cuda.md). Cycles scale with another GPU's clock,
 which is an assumption too.
 """
 

@@ -37,7 +37,7 @@ ELEMENTWISE_UNITS = (16, 32, 64, 128)
 # Of the cost model: cycles that a step waits, for each gate's product, and backward for each number
 # of a unit that it loads; and of the multiprocessor for each number of each gate's product. Fitted
 # to 35 kernels of four cells on an H200, bfloat16, heads of 32 to 128, R in shared memory: 7 % off
-# in the root mean square (tests/flashrnn/test_triton_tunable.py).
+# in the root mean square (tests/flashrnn/test_measured_steps.py).
 STEP_CYCLES, GATE_CYCLES, LOAD_CYCLES, NUMBER_CYCLES = 1140.0, 936.0, 644.0, 0.434
 # Not measured: instructions for one unit of the op table's cost, the seconds of a launch.
 INSTRUCTIONS, LAUNCH_SECONDS = 0.5, 4e-6
