@@ -102,9 +102,9 @@ def interleave(
 
     A sample is one call, waited for, so that whoever hangs is the one that was called. Before it
     the L2 cache is flushed, which also keeps the GPU busy while the call is enqueued, so that the
-    host's time is not measured, unless it is longer than that. Every second round goes backwards. At least `min_rounds` (>= 1)
-    rounds are taken, after `warmup` calls of each function that do not count. Raises
-    CaptureInProgress inside of a graph capture.
+    host's time is not measured, unless it is longer than that. Every second round goes backwards.
+    At least `min_rounds` (>= 1) rounds are taken, after `warmup` calls of each function that do not
+    count. Raises CaptureInProgress inside of a graph capture.
     """
     if min_rounds < 1:
         raise ValueError(f"min_rounds is {min_rounds}; a median needs at least 1")
