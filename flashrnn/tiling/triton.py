@@ -38,7 +38,7 @@ ELEMENTWISE_UNITS = (16, 32, 64, 128)
 # of a unit that it loads; and of the multiprocessor for each number of each gate's product. Fitted
 # to 35 kernels of four cells on an H200, bfloat16, heads of 32 to 128, R in shared memory: 7 % off
 # in the root mean square (tests/flashrnn/test_measured_steps.py).
-STEP_CYCLES, GATE_CYCLES, LOAD_CYCLES, NUMBER_CYCLES = 1140.0, 936.0, 644.0, 0.434
+STEP_CYCLES, GATE_CYCLES, LOAD_CYCLES, NUMBER_CYCLES = 1140.0, 1010.0, 644.0, 0.280
 # Not measured: instructions for one unit of the op table's cost, the seconds of a launch.
 INSTRUCTIONS, LAUNCH_SECONDS = 0.5, 4e-6
 # Of the pointwise kernel: what each thread has, registers beside its values, and the bytes through
@@ -265,7 +265,7 @@ def fused_cost(problem: TritonProblem, tiling: FusedTiling, gpu: Gpu) -> float:
     )  # fmt: skip
     # of one program alone one part follows another, and a warp issues every other cycle at best
     alone = numbers / min(limits.fp32_fma_per_cycle, WARP * tiling.num_warps / 2)
-    alone += parts[0] + _waiting(problem) + NUMBER_CYCLES * b * d * problem.products
+    alone += parts[0] + parts[2] + _waiting(problem) + NUMBER_CYCLES * b * d * problem.products
     step = max(resident * max(parts), alone)
     waves = -(-programs // (resident * gpu.sms))
     return waves * dims.T * step / (gpu.clock_mhz * 1e6)
