@@ -78,7 +78,7 @@ def test_a_head_over_a_grid() -> None:
 
 
 def test_two_tiles_of_rows_in_flight() -> None:
-    assert check(problem_of(lstm, TRAINING, 256, B=384), "h100-sxm") == 2
+    assert check(problem_of(lstm, TRAINING, 1024, B=256), "h100-sxm") == 2
 
 
 @pytest.mark.slow

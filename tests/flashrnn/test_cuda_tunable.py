@@ -92,11 +92,17 @@ def test_what_a_kernel_does_not_write_is_wrong(stand_in, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "D"), [(BLOCK, 64), (CLUSTER, 512), (GRID, 1024), (STEP, 4096)]
+    ("schedule", "direction", "D"),
+    [
+        (BLOCK, BACKWARD, 64),
+        (CLUSTER, TRAINING, 128),
+        (GRID, TRAINING, 1024),
+        (STEP, TRAINING, 4096),
+    ],
 )
-def test_default_is_a_solution_and_predicted_to_launch(schedule, D) -> None:
+def test_default_is_a_solution_and_predicted_to_launch(schedule, direction, D) -> None:
     """A batch that fills no tile: the run time's tilings are those of whole tiles."""
-    problem = problem_of(TRAINING, D, B=5)
+    problem = problem_of(direction, D, B=5)
     defaults = {kernel.schedule: kernel.default(GPU) for kernel in kernels_for([problem])}
     default = defaults.pop(schedule)
     assert list(defaults.values()) == [None] * 3, "no other schedule is used"
