@@ -18,7 +18,7 @@ from autotune.gpu import Gpu
 from constrint import Infeasible, Model
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT32, GPU_BY_NAME
-from flashrnn.emit.cuda import BACKWARD, CLUSTER, DIRECTIONS, GRID, TRAINING
+from flashrnn.emit.cuda import CLUSTER, DIRECTIONS, GRID
 from flashrnn.ir.cell import Cell
 from flashrnn.packs.kind import Choice, Classes, Kind, classes, powers
 from flashrnn.passes.lower import lower
@@ -70,13 +70,9 @@ class CudaKernels(Kind[CudaProblem, Tiling]):
         self, problem: CudaProblem, gpu: Gpu, rejected: Collection[Tiling] = ()
     ) -> Choice[Tiling]:
         """Empty where no schedule holds a head."""
-        # all that the models ask of a direction and a dtype, so that one answer serves several
-        forward = problem.direction != BACKWARD
-        alike = replace(
-            problem,
-            direction=TRAINING if forward else BACKWARD,
-            dtype=FLOAT32 if problem.dtype == FLOAT32 else BFLOAT16,
-        )
+        # all that the models ask of a dtype, so that one answer serves both of 16 bits
+        wide = problem.dtype == FLOAT32
+        alike = replace(problem, dtype=FLOAT32 if wide else BFLOAT16)
         return _choice(alike, gpu, frozenset(rejected))
 
     def kernel_of(self, tiling: Tiling) -> Tiling:
