@@ -52,7 +52,7 @@ def test_a_quarter_of_each_is_what_is_chosen_again(name) -> None:
 
 @pytest.mark.parametrize(
     ("direction", "dtype", "D"),
-    [(INFERENCE, FLOAT16, 64), (TRAINING, FLOAT32, 64), (BACKWARD, BFLOAT16, 128)],
+    [(INFERENCE, FLOAT16, 128), (TRAINING, FLOAT32, 64), (BACKWARD, BFLOAT16, 128)],
 )
 def test_classes_choose_as_the_model_does(direction, dtype, D) -> None:
     """Where there is a power of two of heads and rows; whatever direction and dtype share."""
