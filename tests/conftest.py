@@ -41,4 +41,4 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     except RuntimeError as error:
         if "PYTEST_XDIST_WORKER" in os.environ:
             os._exit(1)
-        pytest.exit(f"{item.nodeid} left CUDA unusable: {error}", returncode=1)
+        pytest.exit(f"{item.nodeid} left CUDA unusable: {error}", returncode=3)

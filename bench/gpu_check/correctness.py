@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 3600.0
 MOST_PROCESSES = 8  # which share the GPU
+_WHOLE = (0, 1, 5)  # pytest's status where it came to its end: all passed, some failed, there was none
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,15 @@ def run(tests: Path = ROOT / "tests", mark: str = "gpu") -> Outcome:
         words = [sys.executable, "-m", "pytest", "-m", mark, f"--junitxml={report}", str(tests)]
         words += _processes()
         try:
-            subprocess.run(words, cwd=tests.parent, check=False, timeout=SECONDS)
+            done = subprocess.run(words, cwd=tests.parent, check=False, timeout=SECONDS)
         except subprocess.TimeoutExpired:
             return Outcome(problem=f"the tests took longer than {SECONDS:.0f} s")
         if not report.is_file():
             return Outcome(problem="pytest ended without a report")
-        return read(report)
+        outcome = read(report)
+    if done.returncode in _WHOLE:
+        return outcome
+    return replace(outcome, problem=f"pytest ended early, with status {done.returncode}")
 
 
 def _processes() -> list[str]:

@@ -17,7 +17,7 @@ from autotune.errors import NotDeterministic
 from autotune.gpu import KIB
 from autotune.sass import Code, Function
 from bench.gpu_check import __main__ as command
-from bench.gpu_check import correctness, kernels, layers, sanitizer
+from bench.gpu_check import ahead, correctness, cuda_kernels, kernels, layers, sanitizer
 from bench.gpu_check.page import faults, page, rank_correlation
 from bench.layers.plan import subject
 from bench.shapes import Shape
@@ -134,6 +134,19 @@ def test_what_goes_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert " is 1 > " in told[2]
 
 
+def leave_a_file(index: int, folder: str) -> None:
+    """As a compiler, which fails for the second kernel."""
+    if index == 1:
+        raise RuntimeError
+    (Path(folder) / str(index)).touch()
+
+
+def test_kernels_are_compiled_ahead_and_those_that_fail_left_to_their_rows(tmp_path: Path) -> None:
+    ahead.compile_all(str(tmp_path), [(leave_a_file, i) for i in range(4)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2", "3"]
+    assert len(ahead.jobs()) == len(kernels.problems()) + len(cuda_kernels.problems())
+
+
 def test_layers_are_verified_and_timed() -> None:
     """On a CPU: the same contenders, by the kernels that this machine has."""
     asked = [layers.Case(subject("lstm", 1), Shape(2, 5, 8), FLOAT32)]
@@ -182,6 +195,54 @@ def test_the_correctness_matrix_is_counted(tmp_path: Path) -> None:
     (tests / "test_some.py").write_text("")
     assert correctness.run(tests).problem == "no test was found"
     assert "checkout" in correctness.run(tmp_path / "nowhere").problem
+
+
+BREAKING = """
+import pytest
+import torch
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_n(n):
+    assert not torch.cuda.broken
+    torch.cuda.broken = n == 1
+"""
+TORCH = """
+class cuda:
+    broken = False
+
+    @staticmethod
+    def is_available():
+        return True
+
+    @staticmethod
+    def synchronize():
+        if cuda.broken:
+            raise RuntimeError("an illegal instruction was encountered")
+"""
+
+
+def test_a_test_that_breaks_cuda_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    plugin = (Path(__file__).parents[1] / "conftest.py").read_text(encoding="utf-8")
+    (tests / "conftest.py").write_text(plugin)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: on a GPU\n")
+    (tests / "test_some.py").write_text(BREAKING)
+    (tmp_path / "torch.py").write_text(TORCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setattr(correctness, "MOST_PROCESSES", 1)
+    outcome = correctness.run(tests)
+    assert outcome.passed == 3, outcome
+    assert len(outcome.failed) == 1
+    monkeypatch.setattr(correctness, "_processes", list)
+    alone = correctness.run(tests)
+    assert (alone.passed, alone.problem) == (2, "pytest ended early, with status 3")
 
 
 def test_the_file_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
