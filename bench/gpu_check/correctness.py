@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[2]
 SECONDS = 3600.0
 MOST_PROCESSES = 8  # which share the GPU
-_WHOLE = (0, 1, 5)  # pytest's status where it came to its end: all passed, some failed, there was none
+_WHOLE = (0, 1, 5)  # status of a pytest that came to its end: all passed, some failed, none there
 
 
 @dataclass(frozen=True)
