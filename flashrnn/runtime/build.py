@@ -19,6 +19,7 @@ from autotune.cache import cache_directory
 from autotune.device import Cpu
 from autotune.errors import CacheWarning
 from flashrnn.errors import CompilerError
+from flashrnn.runtime import precompiled
 from flashrnn.runtime.toolchain import Compiler, find_compiler, source_directory
 
 COMPILE_SECONDS = 120.0
@@ -42,7 +43,15 @@ def build(name: str, source: str, device: Cpu) -> Path:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
             text = Path(scratch) / f"{name}-{digest}.cpp"
             text.write_text(source, encoding="utf-8")
-            _compile(compiler, flags, text, Path(scratch) / "kernel.so")
+            key = _digest("", compiler, flags, device)
+            header = precompiled.include(source, compiler, flags, key)
+            try:
+                _compile(compiler, (*header, *flags), text, Path(scratch) / "kernel.so")
+            except CompilerError:
+                if not header:
+                    raise
+                precompiled.discard(source, key)
+                _compile(compiler, flags, text, Path(scratch) / "kernel.so")
             text.replace(directory / text.name)  # kept beside the library, to be read
             (Path(scratch) / "kernel.so").replace(library)
     except OSError as error:
