@@ -201,7 +201,7 @@ def page(found: dict[str, Any], rows: Sequence[Row]) -> str:
     """Markdown: the figures, the largest heads, and every kernel."""
     lines = ["# CUDA kernels: predicted and compiled", ""]
     lines += [f"Written by `flashrnn-bench run --suite {NAME}`, {found['date']}, NVRTC"]
-    lines[-1] += f" {found['nvrtc']}. Nothing here has run on a GPU; microseconds are the model's."
+    lines[-1] += f" {found['nvrtc']}, without a GPU; microseconds are the latency model's."
     lines += ["", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in figures(rows)), "", _CAP, ""]
     lines += ["## The largest head", "", "Multiples of 16; spilled bytes in brackets.", ""]
     biggest = [r for r in rows if r.largest]

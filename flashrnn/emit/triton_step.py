@@ -157,9 +157,7 @@ def _saved(program: Program, k: int) -> str:
 
 
 def _reads_states(program: Program) -> bool:
-    return any(
-        program.reads(kind, s) for s in program.cell.states for kind in ("state", "new_state")
-    )
+    return program.states_read > 0
 
 
 def unless_ended(names: list[str], new: str, old: str, *, otherwise: bool = False) -> list[str]:

@@ -40,6 +40,13 @@ class Program:
         """Whether the backward pass uses that input."""
         return any(e.op == INPUT and e.kind == kind and e.name == name for e in walk(self.backward))
 
+    @property
+    def states_read(self) -> int:
+        """How many states, of those before and those after a step, the backward pass uses."""
+        return sum(
+            self.reads(kind, name) for name in self.cell.states for kind in ("state", "new_state")
+        )
+
 
 @lru_cache(maxsize=256)
 def lower(cell: Cell) -> Program:

@@ -1,7 +1,7 @@
-"""Headers compiled once for all kernels that include them: to read a header, with <immintrin.h>,
-takes longer than to compile most kernels.
+"""Headers compiled once for all kernels that include them.
 
-GCC takes `x.hpp.gch`, if it made that with the same flags, for `x.hpp` in a directory of an -I.
+To read one, with <immintrin.h>, is a third of a kernel's compilation. GCC takes `x.hpp.gch`, if it
+made that with the same flags, for `x.hpp` in a directory of an -I.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections import Counter
 from pathlib import Path
 
 from autotune.cache import cache_directory
-from flashrnn.runtime.toolchain import Compiler, source_directory
+from flashrnn.runtime.toolchain import COMPILE_SECONDS, Compiler, source_directory
 
 AFTER = 2  # kernels that a process compiles without: for fewer a header takes longer than it saves
-SECONDS = 120.0
 # GCC takes one precompiled header, before anything but comments.
 _FIRST = re.compile(r'(?:\s|//[^\n]*\n)*#include "(cpu/\w+\.hpp)"')
 _seen: Counter[Path] = Counter()
@@ -32,7 +31,7 @@ def include(source: str, compiler: Compiler, flags: tuple[str, ...], key: str) -
     compiles its third kernel from it, and whoever comes next finds it on the disk.
     """
     first = _FIRST.match(source)
-    if first is None or "clang" in compiler.version.lower():
+    if first is None or compiler.is_clang:
         return ()
     directory = cache_directory() / "headers" / key
     made = directory / f"{first[1]}.gch"
@@ -42,13 +41,12 @@ def include(source: str, compiler: Compiler, flags: tuple[str, ...], key: str) -
     return ()
 
 
-def discard(source: str, key: str) -> None:
-    """Where a kernel does not compile with its header: it is not made again by this process."""
-    first = _FIRST.match(source)
-    assert first is not None
-    made = cache_directory() / "headers" / key / f"{first[1]}.gch"
-    _refused.add(made)
-    made.unlink(missing_ok=True)
+def discard(flags: tuple[str, ...]) -> None:
+    """What `include` gave, where a kernel compiles only without: this process makes no other."""
+    for directory in (Path(flag.removeprefix("-I")) for flag in flags):
+        for made in directory.rglob("*.gch"):
+            _refused.add(made)
+            made.unlink(missing_ok=True)
 
 
 def _make(made: Path, header: str, compiler: Compiler, flags: tuple[str, ...]) -> bool:
@@ -62,13 +60,10 @@ def _make(made: Path, header: str, compiler: Compiler, flags: tuple[str, ...]) -
             place = source_directory()
             command = [*compiler.command, *flags, f"-I{place}", "-x", "c++-header",
                        str(place / header), "-o", str(whole)]  # fmt: skip
-            subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
+            subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS, check=True)
             whole.replace(made)
-    except (
-        OSError,
-        subprocess.SubprocessError,
-    ):  # kernels compile without
-        _refused.add(made)
+    except (OSError, subprocess.SubprocessError):
+        _refused.add(made)  # kernels compile without, and say what is wrong where it is the cause
         return False
     finally:
         _making.release()

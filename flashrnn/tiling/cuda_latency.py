@@ -148,8 +148,8 @@ def _tensors(problem: CudaProblem) -> int:
     """How many numbers of each unit and row a step loads and stores."""
     program, cell = problem.program, problem.program.cell
     if problem.direction == BACKWARD:
-        read = [program.reads(kind, s) for kind in ("state", "new_state") for s in cell.states]
-        return len(program.saved) + sum(read) + len(cell.states) + len(cell.gates)
+        read = len(program.saved) + program.states_read + len(cell.states)
+        return read + len(cell.gates)
     saved = len(program.saved) if problem.direction == TRAINING else 0
     return len(cell.input) + len(cell.states) + saved
 

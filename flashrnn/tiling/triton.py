@@ -273,12 +273,12 @@ def fused_cost(problem: TritonProblem, tiling: FusedTiling, gpu: Gpu) -> float:
 
 def _waiting(problem: TritonProblem) -> float:
     """Cycles of a step in which a program waits for products and memory."""
-    program, states = problem.program, problem.program.cell.states
+    program = problem.program
     waits = STEP_CYCLES + GATE_CYCLES * problem.products
     if problem.direction != BACKWARD:  # Wx is fetched ahead
         return waits
-    reads = sum(program.reads(kind, s) for kind in ("state", "new_state") for s in states)
-    return waits + LOAD_CYCLES * (len(program.saved) + len(states) + reads)
+    read = len(program.saved) + program.states_read + len(program.cell.states)
+    return waits + LOAD_CYCLES * read
 
 
 def alternating_cost(problem: TritonProblem, tiling: AlternatingTiling, gpu: Gpu) -> float:

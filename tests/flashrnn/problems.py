@@ -121,7 +121,7 @@ def check(cell: Cell, arguments: Tensors) -> None:
 
 
 # Relative error of gradients in the root mean square, where rounding decides the side of a kink.
-KINKED = 0.25
+KINK_BOUND = 0.25
 
 
 def compare_at_kinks(
@@ -137,4 +137,4 @@ def compare_at_kinks(
         relative = (x.double().cpu() - exact).norm() / exact.norm().clamp(min=1e-30)
         return relative.nan_to_num(torch.inf).item()
 
-    return Comparison(name, error(got), max(KINKED, TIMES_EAGER * error(eager)))
+    return Comparison(name, error(got), max(KINK_BOUND, TIMES_EAGER * error(eager)))
