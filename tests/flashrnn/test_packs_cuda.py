@@ -8,7 +8,7 @@ from pack_files import GPUS, H100, always, mine
 from autotune.device import Device
 from autotune.errors import CacheWarning
 from flashrnn import pack_check, packs
-from flashrnn.cells import elman, lstm
+from flashrnn.cells import elman, gru, lstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from flashrnn.emit.cuda import BACKWARD, GRID, INFERENCE, TRAINING
@@ -51,12 +51,17 @@ def test_a_quarter_of_each_is_what_is_chosen_again(name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("direction", "dtype", "D"),
-    [(INFERENCE, FLOAT16, 128), (TRAINING, FLOAT32, 64), (BACKWARD, BFLOAT16, 128)],
+    ("cell", "direction", "dtype", "D"),
+    [
+        (gru, INFERENCE, FLOAT16, 64),  # for which training would choose otherwise
+        (elman, TRAINING, FLOAT32, 64),
+        (elman, BACKWARD, BFLOAT16, 128),
+    ],
+    ids=lambda x: getattr(x, "name", str(x)),
 )
-def test_classes_choose_as_the_model_does(direction, dtype, D) -> None:
-    """Where there is a power of two of heads and rows; whatever direction and dtype share."""
-    problem = problem_of(D=D, dtype=dtype, direction=direction, cell=elman)
+def test_classes_choose_as_the_model_does(cell, direction, dtype, D) -> None:
+    """Where there is a power of two of heads and rows; whatever the dtypes share."""
+    problem = problem_of(D=D, dtype=dtype, direction=direction, cell=cell)
     choices = CUDA.choices([problem], H100)
     held = Pack(H100.fingerprint, {}, {CUDA.name: Section("test", choices)})
     for B, N in ((16, 1), (5, 8), (32, 8), (32, 64), (128, 8), (16, 1024)):
