@@ -48,7 +48,8 @@ def test_what_comes_near_the_cap() -> None:
 
 def test_the_page() -> None:
     text = cuda_suite.page({"date": "2026-11-26", "nvrtc": "13.5"}, ROWS)
-    assert "2026-11-26, NVRTC 13.5. Nothing here has run on a GPU" in text
+    assert "2026-11-26, NVRTC 13.5, without a GPU;" in text
+    assert "microseconds are the latency model's" in text
     assert "| lstm | backward | 2112, grid (4) |" in text
     told = "| lstm | backward | h100-sxm | 512 | cluster | 2.5 | "
     told += "240, 255; 200, 204 | 12,345 | 24, 0 |"
