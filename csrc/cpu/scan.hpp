@@ -155,6 +155,15 @@ FLASHRNN_INLINE void head_panels(int64_t n, int64_t D, Body&& body) {
   if constexpr (Descending) grouped();
 }
 
+// Fetches what is read `Bytes` further on from p, which begins a vector that is `number` numbers into
+// its panel: once per line; nothing where Bytes is 0.
+template <int Bytes, bool Descending, int number, class Stored>
+FLASHRNN_INLINE void fetch_ahead(const Stored* p) {
+  constexpr int size = sizeof(Stored);
+  if constexpr (Bytes > 0 && number * size % 64 == 0)
+    __builtin_prefetch(p + (Descending ? -Bytes : Bytes) / size);
+}
+
 // total + x with what the sum loses added to `lost` (Knuth's TwoSum).
 template <class Vec>
 FLASHRNN_INLINE void add_exactly(Vec& total, Vec& lost, Vec x) {

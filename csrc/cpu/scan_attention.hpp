@@ -91,7 +91,8 @@ struct Prefix {
   }
 };
 
-template <class S, class Stored, int Vectors, int Heads>
+// Ahead: how many bytes further on values are fetched, 0 for none.
+template <class S, class Stored, int Vectors, int Heads, int Ahead>
 class ScanAttention {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
@@ -262,6 +263,7 @@ class ScanAttention {
       }
       unroll_along<P::vectors, Descending>([&](auto vector) __attribute__((always_inline)) {
         constexpr int k = (h * P::vectors + vector) * S::lanes;
+        fetch_ahead<Ahead, Descending, k>(v + k);
         const Vec sum = S::fma(p, panel.load(v + k), scale * S::load(local + k));
         S::store(local + k, sum);
         if constexpr (results != none)

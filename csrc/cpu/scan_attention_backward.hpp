@@ -27,7 +27,7 @@ struct ScanAttentionBackwardArguments {
   Cut cut;
 };
 
-template <class S, class Stored, int Vectors, int Heads>
+template <class S, class Stored, int Vectors, int Heads, int Ahead>
 class ScanAttentionBackward {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
@@ -238,6 +238,8 @@ class ScanAttentionBackward {
         constexpr int k = (h * P::vectors + vector) * S::lanes;
         Vec sum = S::load(local + k);
         if constexpr (Outputs) {
+          fetch_ahead<Ahead, Descending, k>(row.d_o + column + k);
+          fetch_ahead<Ahead, Descending, k>(row.o + column + k);
           const Vec d = panel.load(row.d_o + column + k);
           sum_o = S::fma(d, panel.load(row.o + column + k), sum_o);
           sum = S::fma(inverse, d, scale * sum);
@@ -245,6 +247,7 @@ class ScanAttentionBackward {
         }
         if constexpr (results != none) {
           sum = S::fma(follows, S::load(after + k), sum);
+          fetch_ahead<Ahead, Descending, k>(row.v + column + k);
           sum_v = S::fma(panel.load(row.v + column + k), sum, sum_v);
           panel.store(row.d_v + column + k, p * sum, results == streamed);
         }

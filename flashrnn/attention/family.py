@@ -74,9 +74,10 @@ class ScanKernel:
     def describe(self, config: Config) -> str:
         t = ScanTiling.of_config(config)
         stores = "past the caches" if t.streaming else "through the caches"
+        loads = ", loads ahead" if t.fetch_ahead else ""
         return (
             f"panels of {t.heads_per_panel} × {t.vectors_per_panel} vectors, "
-            f"{t.columns_per_core} heads and {t.t_per_chunk} steps per core, {stores}"
+            f"{t.columns_per_core} heads and {t.t_per_chunk} steps per core, {stores}{loads}"
         )
 
 

@@ -21,11 +21,13 @@ def emit_scan(
     vector_bytes: int,
     vectors_per_panel: int,
     heads_per_panel: int,
+    bytes_ahead: int,
 ) -> str:
     """The source of one scan. kind: ATTENTION or LINEAR; direction: FORWARD or BACKWARD.
 
     storage: how numbers lie in memory; real: the type of the arithmetic. is_complex counts for
-    LINEAR alone: numbers are pairs; heads_per_panel for ATTENTION alone.
+    LINEAR alone: numbers are pairs; for ATTENTION
+    alone heads_per_panel, and bytes_ahead, 0 to fetch nothing.
     """
     header, name = _SCHEDULES[kind]
     backward = direction == BACKWARD
@@ -34,8 +36,10 @@ def emit_scan(
     if kind == LINEAR:
         parameters.append("true" if is_complex else "false")
     else:
-        parameters.append("heads_per_panel")
-    heads = f"constexpr int heads_per_panel = {heads_per_panel};\n" if kind == ATTENTION else ""
+        parameters += ["heads_per_panel", "bytes_ahead"]
+    own = {"heads_per_panel": heads_per_panel, "bytes_ahead": bytes_ahead}
+    values = "".join(f"constexpr int {name} = {value};\n" for name, value in own.items())
+    values = values if kind == ATTENTION else ""
     return f"""\
 // {kind}, {direction}, {storage.name}{", complex" if is_complex else ""}.
 // Tiling: panels of up to {vectors_per_panel} vectors in registers.
@@ -46,7 +50,7 @@ using Real = {real.cpp};
 using Stored = {storage.cpp};
 constexpr int vector_bytes = {vector_bytes};
 constexpr int vectors_per_panel = {vectors_per_panel};
-{heads}using Kernel = {name}{"Backward" if backward else ""}<{", ".join(parameters)}>;
+{values}using Kernel = {name}{"Backward" if backward else ""}<{", ".join(parameters)}>;
 
 // Size of the workspace in numbers.
 FLASHRNN_EXPORT int64_t flashrnn_workspace(const Kernel::Arguments* arguments) {{

@@ -31,6 +31,12 @@ EXPONENTIAL_CYCLES = 45.0
 # Of a panel in a row, and of a row that begins within a line.
 PANEL_CYCLES = 20.0
 ROW_CYCLES = 8.0
+# How far ahead of what is read, over all tensors; and the cycles of fetching a line.
+AHEAD_BYTES = 2048
+FETCH_CYCLES = 1.0
+# The share of memory's bandwidth that is lost where only hardware fetches ahead (up to a sixth on
+# Zen 3), once what is read is this many times the last cache.
+UNFETCHED, OUT_OF_CACHE = 0.1, 2
 # Waking the other threads.
 PHASE_CYCLES = 20_000.0
 
@@ -40,8 +46,9 @@ class ScanTiling:
     """A solved tiling. columns: heads of attention, channels of a linear recurrence.
 
     heads_per_panel: whole heads, of vectors_per_panel vectors each, that share a panel.
-    streaming: 1 where results bypass the caches. t_per_chunk: steps that one core takes in a row;
-    a whole sequence where that is at least its length.
+    streaming: 1 where results bypass the caches. fetch_ahead: 1 where what is read soon is fetched
+    by instructions, not by the hardware alone (ahead_bytes). t_per_chunk: steps that one core takes
+    in a row; a whole sequence where that is at least its length.
     """
 
     vectors_per_panel: int
@@ -49,6 +56,7 @@ class ScanTiling:
     columns_per_core: int
     t_per_chunk: int
     streaming: int
+    fetch_ahead: int
 
     def as_config(self) -> dict[str, int]:
         """The tiling as a solution of the model."""
@@ -114,6 +122,7 @@ def model(problem: ScanProblem, device: Cpu) -> Model:
     group = m.int_var("columns_per_core", _column_groups(problem, lanes))
     chunk = m.int_var("t_per_chunk", _chunks(T, problem.threads))
     m.int_var("streaming", (0, 1))
+    m.int_var("fetch_ahead", (0, 1) if problem.kind == ATTENTION else (0,))
     # Heads go together where a panel holds each of them whole.
     whole = problem.width // lanes if problem.width % lanes == 0 else 0
     most = problem.columns if problem.kind == ATTENTION and whole in VECTORS_PER_PANEL else 1
@@ -177,12 +186,21 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
     line = 64 // size
     if row % line:
         overhead += steps * ROW_CYCLES
+    if t.fetch_ahead:
+        overhead += steps * row / line * read * passes * FETCH_CYCLES
+    elif _bytes(problem) > OUT_OF_CACHE * device.l3_bytes:
+        traffic["memory"] *= 1 + UNFETCHED
     work = Work(
         loads=steps * row / lanes * (read + written),
         bytes=traffic,
         overhead_cycles=overhead * 0.5 + (PHASE_CYCLES if items > 1 else 0.0) * (2 * passes - 1),
     )
     return seconds(work, device)
+
+
+def ahead_bytes(problem: ScanProblem) -> int:
+    """How far ahead of each tensor that is read a tiling with fetch_ahead fetches: whole lines."""
+    return AHEAD_BYTES // problem.streams[0] // 64 * 64
 
 
 @lru_cache(maxsize=4096)

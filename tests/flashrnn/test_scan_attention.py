@@ -256,7 +256,7 @@ def test_every_sixteen_bit_number_goes_through(dtype, monkeypatch) -> None:
 TILINGS = [
     {"t_per_chunk": 64, "columns_per_core": 1, "threads": 2},
     {"t_per_chunk": 128, "columns_per_core": 2, "vectors_per_panel": 1, "threads": 3},
-    {"vectors_per_panel": 2, "streaming": 1},
+    {"vectors_per_panel": 2, "streaming": 1, "fetch_ahead": 1},
     {"columns_per_core": 3, "streaming": 1, "threads": 2},
 ]
 
@@ -264,7 +264,8 @@ TILINGS = [
 @pytest.mark.parametrize("changes", TILINGS, ids=str)
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_schedule_computes_the_same(changes, packed, monkeypatch) -> None:
-    """Chunks in three phases, heads apart, panels of any width, stores past the caches."""
+    """Chunks in three phases, heads apart, panels of any width, stores past the caches, loads
+    ahead."""
     offsets = torch.tensor([0, 300, 310, 310, 400]) if packed else None
     for reverse in (False, True):
         p = problem(1 if packed else 2, 400, 3, 32, G=4 if packed else None, dtype=torch.float32)

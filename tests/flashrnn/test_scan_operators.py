@@ -131,6 +131,21 @@ def test_the_schedule_follows_from_the_length_and_the_threads() -> None:
     assert chosen(1, 65536, 8, 2)[1] == 1
 
 
+@pytest.mark.parametrize("direction", [FORWARD, BACKWARD])
+def test_what_lies_in_memory_is_fetched_ahead(direction) -> None:
+    """Instructions fetch where nothing is in the caches; each tensor's lines come once."""
+
+    def source(T):
+        p = ScanProblem(ATTENTION, direction, FLOAT32, False, 1, T, 8, 64, 1)
+        return scan_launch.source_of(p, scan.default(p, DEVICE), DEVICE)
+
+    assert "bytes_ahead = 0" in source(DEVICE.l3_bytes // 4 // 4 // 512)
+    bytes_ahead = 2048 if direction == FORWARD else 640
+    assert f"bytes_ahead = {bytes_ahead}" in source(DEVICE.l3_bytes // 512)
+    linear = ScanProblem(LINEAR, direction, FLOAT32, False, 1, 1 << 20, 512, 1, 1)
+    assert not scan.default(linear, DEVICE).fetch_ahead
+
+
 @pytest.mark.parametrize("direction", [0, 1])
 def test_the_check_passes_a_right_kernel_and_catches_a_wrong_one(direction, monkeypatch) -> None:
     options = {
