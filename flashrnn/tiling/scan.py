@@ -32,7 +32,7 @@ EXPONENTIAL_CYCLES = 45.0
 PANEL_CYCLES = 20.0
 ROW_CYCLES = 8.0
 # How far ahead of what is read, over all tensors; and the cycles of fetching a line.
-AHEAD_BYTES = 2048
+AHEAD_BYTES = 1536
 FETCH_CYCLES = 1.0
 # The share of memory's bandwidth that is lost where only hardware fetches ahead (up to a sixth on
 # Zen 3), once what is read is this many times the last cache.

@@ -140,7 +140,7 @@ def test_what_lies_in_memory_is_fetched_ahead(direction) -> None:
         return scan_launch.source_of(p, scan.default(p, DEVICE), DEVICE)
 
     assert "bytes_ahead = 0" in source(DEVICE.l3_bytes // 4 // 4 // 512)
-    bytes_ahead = 2048 if direction == FORWARD else 640
+    bytes_ahead = 1536 if direction == FORWARD else 512
     assert f"bytes_ahead = {bytes_ahead}" in source(DEVICE.l3_bytes // 512)
     linear = ScanProblem(LINEAR, direction, FLOAT32, False, 1, 1 << 20, 512, 1, 1)
     assert not scan.default(linear, DEVICE).fetch_ahead
