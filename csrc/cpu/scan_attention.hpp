@@ -91,8 +91,9 @@ struct Prefix {
   }
 };
 
-// Ahead: how many bytes further on values are fetched, 0 for none.
-template <class S, class Stored, int Vectors, int Heads, int Ahead>
+// Streaming: whether results may bypass the caches. Ahead: how many bytes further on values are
+// fetched, 0 for none.
+template <class S, class Stored, int Vectors, int Heads, bool Streaming, int Ahead>
 class ScanAttention {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
@@ -115,7 +116,7 @@ class ScanAttention {
   }
 
   void run() {
-    if (a.o) results = a.cut.streaming && may_stream<S>(a.o, a.D) ? streamed : cached;
+    if (a.o) results = Streaming && may_stream<S>(a.o, a.D) ? streamed : cached;
     if (items.chunks > 1) {
       parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
         const auto item = items[i];
@@ -205,9 +206,11 @@ class ScanAttention {
                                            : rows<none, false>(core, item, saved);
     if (results == cached) return descending ? rows<cached, true>(core, item, saved)
                                              : rows<cached, false>(core, item, saved);
-    descending ? rows<streamed, true>(core, item, saved)
-               : rows<streamed, false>(core, item, saved);
-    fence();
+    if constexpr (Streaming) {
+      descending ? rows<streamed, true>(core, item, saved)
+                 : rows<streamed, false>(core, item, saved);
+      fence();
+    }
   }
 
   // Descending: in memory; in time they ascend.

@@ -27,7 +27,7 @@ struct ScanAttentionBackwardArguments {
   Cut cut;
 };
 
-template <class S, class Stored, int Vectors, int Heads, int Ahead>
+template <class S, class Stored, int Vectors, int Heads, bool Streaming, int Ahead>
 class ScanAttentionBackward {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
@@ -50,7 +50,7 @@ class ScanAttentionBackward {
   }
 
   void run() {
-    results = a.cut.streaming && may_stream<S>(a.d_v, a.D) ? streamed : cached;
+    results = Streaming && may_stream<S>(a.d_v, a.D) ? streamed : cached;
     if (items.chunks > 1) {
       parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
         const auto item = items[i];
@@ -167,9 +167,12 @@ class ScanAttentionBackward {
       const auto from = total(item, item.chunk + 1);
       core.suffix.begin(from.m, from.u, from.w);
     }
-    if (a.d_o) results == streamed ? walk<true, streamed>(core, item) : walk<true, cached>(core, item);
-    else results == streamed ? walk<false, streamed>(core, item) : walk<false, cached>(core, item);
-    if (results == streamed) fence();
+    if (results == cached) {
+      a.d_o ? walk<true, cached>(core, item) : walk<false, cached>(core, item);
+    } else if constexpr (Streaming) {
+      a.d_o ? walk<true, streamed>(core, item) : walk<false, streamed>(core, item);
+      fence();
+    }
     if (item.chunk == 0 && a.d_initial.m != nullptr) initial(core, item);
   }
 

@@ -8,7 +8,7 @@
 #include <utility>
 
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "cpu/x86.hpp"
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -47,16 +47,11 @@ struct Simd {
   static FLASHRNN_INLINE Vec load(const R* p, int64_t count) {
     if (__builtin_expect(count >= lanes, 1)) return load(p);
 #if defined(__AVX512F__)
-    if constexpr (Bytes == 64 && sizeof(R) == 4)
-      return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
-    if constexpr (Bytes == 64 && sizeof(R) == 8)
-      return (Vec)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), p);
+    if constexpr (Bytes == 64) return x86::load_first(p, (1u << count) - 1);
 #endif
-#if defined(__AVX2__)
-    if constexpr (Bytes == 32 && sizeof(R) == 4)
-      return (Vec)_mm256_maskload_ps(p, (__m256i)first(count));
-    if constexpr (Bytes == 32 && sizeof(R) == 8)
-      return (Vec)_mm256_maskload_pd(p, (__m256i)first(count));
+#if defined(__AVX2__) && defined(__FMA__)
+    if constexpr (Bytes == 32 && sizeof(R) == 4) return x86::load_first(p, (x86::I8)first(count));
+    if constexpr (Bytes == 32 && sizeof(R) == 8) return x86::load_first(p, (x86::L4)first(count));
 #endif
     Vec v{};
     for (int64_t i = 0; i < count; ++i) v[i] = p[i];
@@ -67,10 +62,7 @@ struct Simd {
   static FLASHRNN_INLINE void store(R* p, Vec v, int64_t count) {
     if (__builtin_expect(count >= lanes, 1)) return store(p, v);
 #if defined(__AVX512F__)
-    if constexpr (Bytes == 64 && sizeof(R) == 4)
-      return _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
-    if constexpr (Bytes == 64 && sizeof(R) == 8)
-      return _mm512_mask_storeu_pd(p, (__mmask8)((1u << count) - 1), (__m512d)v);
+    if constexpr (Bytes == 64) return x86::store_first(p, v, (1u << count) - 1);
 #endif
     for (int64_t i = 0; i < count; ++i) p[i] = v[i];
   }
@@ -79,10 +71,10 @@ struct Simd {
   static FLASHRNN_INLINE bool differ(Vec a, Vec b) {
     const IntVec d = a != b;
 #if defined(__AVX512F__)
-    if constexpr (Bytes == 64) return _mm512_test_epi32_mask((__m512i)d, (__m512i)d) != 0;
+    if constexpr (Bytes == 64) return x86::any((x86::I16)d);
 #endif
-#if defined(__AVX2__)
-    if constexpr (Bytes == 32) return _mm256_movemask_epi8((__m256i)d) != 0;
+#if defined(__AVX2__) && defined(__FMA__)
+    if constexpr (Bytes == 32) return x86::any((x86::C32)d);
 #endif
 #if defined(__aarch64__)
     if constexpr (Bytes == 16) return vmaxvq_u32((uint32x4_t)d) != 0;
@@ -108,16 +100,10 @@ struct Simd {
   static FLASHRNN_INLINE Vec clamp(Vec x, R low, R high) {
     const Vec lo = broadcast(low), hi = broadcast(high);
 #if defined(__AVX512F__)
-    if constexpr (Bytes == 64 && sizeof(R) == 4)
-      return (Vec)_mm512_min_ps((__m512)hi, _mm512_max_ps((__m512)lo, (__m512)x));
-    if constexpr (Bytes == 64 && sizeof(R) == 8)
-      return (Vec)_mm512_min_pd((__m512d)hi, _mm512_max_pd((__m512d)lo, (__m512d)x));
+    if constexpr (Bytes == 64) return x86::minimum(hi, x86::maximum(lo, x));
 #endif
-#if defined(__AVX2__)
-    if constexpr (Bytes == 32 && sizeof(R) == 4)
-      return (Vec)_mm256_min_ps((__m256)hi, _mm256_max_ps((__m256)lo, (__m256)x));
-    if constexpr (Bytes == 32 && sizeof(R) == 8)
-      return (Vec)_mm256_min_pd((__m256d)hi, _mm256_max_pd((__m256d)lo, (__m256d)x));
+#if defined(__AVX2__) && defined(__FMA__)
+    if constexpr (Bytes == 32) return x86::minimum(hi, x86::maximum(lo, x));
 #endif
 #if defined(__aarch64__)
     if constexpr (Bytes == 16 && sizeof(R) == 4)
@@ -132,16 +118,10 @@ struct Simd {
   // a * b + c, rounded once where the machine can.
   static FLASHRNN_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
-    if constexpr (Bytes == 64 && sizeof(R) == 4)
-      return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-    if constexpr (Bytes == 64 && sizeof(R) == 8)
-      return (Vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+    if constexpr (Bytes == 64) return x86::fma(a, b, c);
 #endif
-#if defined(__FMA__)
-    if constexpr (Bytes == 32 && sizeof(R) == 4)
-      return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-    if constexpr (Bytes == 32 && sizeof(R) == 8)
-      return (Vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#if defined(__AVX2__) && defined(__FMA__)
+    if constexpr (Bytes == 32) return x86::fma(a, b, c);
 #endif
 #if defined(__aarch64__)
     if constexpr (Bytes == 16 && sizeof(R) == 4)

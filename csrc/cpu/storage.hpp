@@ -19,20 +19,20 @@ struct Float16 {
 template <int Bytes, class Vector>
 FLASHRNN_INLINE void stream(void* p, Vector v) {
 #if defined(__AVX512F__)
-  if constexpr (Bytes == 64) return _mm512_stream_si512((__m512i*)p, (__m512i)v);
+  if constexpr (Bytes == 64) return x86::stream(p, (x86::L8)v);
 #endif
-#if defined(__AVX__)
-  if constexpr (Bytes == 32) return _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#if defined(__AVX2__) && defined(__FMA__)
+  if constexpr (Bytes == 32) return x86::stream(p, (x86::L4)v);
 #endif
-#if defined(__SSE2__)
-  if constexpr (Bytes == 16) return _mm_stream_si128((__m128i*)p, (__m128i)v);
+#if defined(__x86_64__)
+  if constexpr (Bytes == 16) return x86::stream(p, (x86::L2)v);
 #endif
   std::memcpy(p, &v, Bytes);
 }
 
 FLASHRNN_INLINE void fence() {
-#if defined(__SSE2__)
-  _mm_sfence();
+#if defined(__x86_64__)
+  x86::fence();
 #endif
 }
 
@@ -81,7 +81,7 @@ struct Memory {
     const Words w = __builtin_convertvector(h, Words);
     if constexpr (std::is_same_v<Stored, BFloat16>) return (Vec)(w << 16);
 #if defined(__AVX512F__)
-    if constexpr (S::lanes == 16) return (Vec)_mm512_cvtph_ps((__m256i)h);
+    if constexpr (S::lanes == 16) return x86::widen((x86::H16)h);
 #endif
     // The exponent's bias differs by 112; the product is exact, subnormals included.
     const Vec magnitude = (Vec)((w & 0x7fff) << 13) * S::broadcast(0x1p112f);
@@ -98,7 +98,7 @@ struct Memory {
     }
 #if defined(__AVX512F__)
     if constexpr (S::lanes == 16)
-      return (Halves)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT);
+      return (Halves)x86::narrow(v);
 #endif
     const Words magnitude = w & 0x7fffffff;
     const Words normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;

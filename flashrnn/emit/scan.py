@@ -21,25 +21,27 @@ def emit_scan(
     vector_bytes: int,
     vectors_per_panel: int,
     heads_per_panel: int,
+    streaming: bool,
     bytes_ahead: int,
 ) -> str:
     """The source of one scan. kind: ATTENTION or LINEAR; direction: FORWARD or BACKWARD.
 
-    storage: how numbers lie in memory; real: the type of the arithmetic. is_complex counts for
-    LINEAR alone: numbers are pairs; for ATTENTION
-    alone heads_per_panel, and bytes_ahead, 0 to fetch nothing.
+    storage: how numbers lie in memory; real: the type of the arithmetic. For LINEAR alone:
+    is_complex, numbers are pairs. For ATTENTION alone: heads_per_panel, streaming (whether results
+    may bypass the caches), and bytes_ahead, 0 to fetch nothing.
     """
     header, name = _SCHEDULES[kind]
     backward = direction == BACKWARD
     header += "_backward" if backward and kind == ATTENTION else ""
+    values = ""
     parameters = ["Simd<Real, vector_bytes>", "Stored", "vectors_per_panel"]
     if kind == LINEAR:
         parameters.append("true" if is_complex else "false")
     else:
-        parameters += ["heads_per_panel", "bytes_ahead"]
-    own = {"heads_per_panel": heads_per_panel, "bytes_ahead": bytes_ahead}
-    values = "".join(f"constexpr int {name} = {value};\n" for name, value in own.items())
-    values = values if kind == ATTENTION else ""
+        parameters += ["heads_per_panel", "streaming", "bytes_ahead"]
+        values = f"constexpr int heads_per_panel = {heads_per_panel};\n"
+        values += f"constexpr bool streaming = {'true' if streaming else 'false'};\n"
+        values += f"constexpr int bytes_ahead = {bytes_ahead};\n"
     return f"""\
 // {kind}, {direction}, {storage.name}{", complex" if is_complex else ""}.
 // Tiling: panels of up to {vectors_per_panel} vectors in registers.

@@ -19,13 +19,9 @@ from autotune.cache import cache_directory
 from autotune.device import Cpu
 from autotune.errors import CacheWarning
 from flashrnn.errors import CompilerError
-from flashrnn.runtime import precompiled
-from flashrnn.runtime.toolchain import (
-    COMPILE_SECONDS,
-    Compiler,
-    find_compiler,
-    source_directory,
-)
+from flashrnn.runtime.toolchain import Compiler, find_compiler, source_directory
+
+COMPILE_SECONDS = 120.0
 
 
 def build(name: str, source: str, device: Cpu) -> Path:
@@ -46,16 +42,7 @@ def build(name: str, source: str, device: Cpu) -> Path:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
             text = Path(scratch) / f"{name}-{digest}.cpp"
             text.write_text(source, encoding="utf-8")
-            header = precompiled.include(
-                source, compiler, flags, _digest("", compiler, flags, device)
-            )
-            try:
-                _compile(compiler, (*header, *flags), text, Path(scratch) / "kernel.so")
-            except CompilerError:
-                if not header:
-                    raise
-                _compile(compiler, flags, text, Path(scratch) / "kernel.so")
-                precompiled.discard(header)
+            _compile(compiler, flags, text, Path(scratch) / "kernel.so")
             text.replace(directory / text.name)  # kept beside the library, to be read
             (Path(scratch) / "kernel.so").replace(library)
     except OSError as error:

@@ -150,6 +150,7 @@ def source_of(problem: ScanProblem, tiling: ScanTiling, device: Cpu) -> str:
         vector_bytes=device.vector_bytes,
         vectors_per_panel=tiling.vectors_per_panel,
         heads_per_panel=tiling.heads_per_panel,
+        streaming=bool(tiling.streaming),
         bytes_ahead=scan.ahead_bytes(problem) if tiling.fetch_ahead else 0,
     )
 

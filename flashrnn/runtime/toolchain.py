@@ -13,7 +13,6 @@ from pathlib import Path
 from autotune.device import Cpu
 from flashrnn.errors import CompilerError
 
-COMPILE_SECONDS = 120.0  # that one kernel or header may take
 # No -ffast-math: it makes a whole process flush subnormals, and its divisions are inexact. No
 # contraction: what becomes a fused multiply-add is decided in the source, so that a row computes
 # the same bits in whichever register tile it lands.
@@ -42,10 +41,6 @@ class Compiler:
 
     command: tuple[str, ...]
     version: str
-
-    @property
-    def is_clang(self) -> bool:
-        return "clang" in self.version.lower()
 
     def flags(self, device: Cpu) -> tuple[str, ...]:
         """Flags for a shared library that runs on the device's instruction set."""
