@@ -270,8 +270,11 @@ def test_the_file_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(triton_build, "is_installed", lambda: True)
     monkeypatch.setattr(Device, "current", lambda kind="cpu": H100)
     monkeypatch.setattr(command, "CudaStream", lambda _: FakeStream())
+    ahead_of_all = []
+    monkeypatch.setattr(command.ahead, "compile_all", lambda *given: ahead_of_all.append(given))
     output = tmp_path / "results" / "check.json"
     assert command.main(["--output", str(output)]) == 1
+    assert ahead_of_all == [(H100, command.ahead.jobs())]
     found = json.loads(output.read_text())
     assert found["gpu"]["key"] == "h100-sxm"
     assert found["kernels"][0] == json.loads(json.dumps(asdict(row)))

@@ -104,7 +104,7 @@ def check_conflict(model):
         assert brute_force(model), f"{spared} can be spared"
 
 
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=80, **QUIET)
 @given(models(max_rules=6))
 def test_conflicts_are_irreducible(model):
     check_conflict(model)

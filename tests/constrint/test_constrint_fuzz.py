@@ -79,7 +79,7 @@ def check_propagation(model):
             assert at[variable.name] in domain, f"{variable} lost {at[variable.name]}"
 
 
-@settings(max_examples=300, **QUIET)
+@settings(max_examples=120, **QUIET)
 @given(st.one_of(models(), satisfied_models(), satisfied_models()))
 def test_propagation_loses_no_solution(model):
     check_propagation(model)

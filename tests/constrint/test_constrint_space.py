@@ -28,7 +28,7 @@ def test_given_spaces_have_their_true_count(path):
         assert not model.check(at)
 
 
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=100, **QUIET)
 @given(models())
 def test_a_space_is_consistent_with_itself(model):
     space = model.enumerate()

@@ -93,7 +93,7 @@ def test_what_has_no_text_is_refused():
         print_model(model)
 
 
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=80, **QUIET)
 @given(models())
 def test_a_printed_model_is_the_same_model(model):
     text = print_model(model)

@@ -219,8 +219,11 @@ def test_a_long_sequence_in_float32(scale) -> None:
     assert error(d_s, exact_s) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("size", [(2, 130, 3, 16), (1, 67, 2, 21)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.bfloat16, (2, 130, 3, 16)), (torch.float16, (1, 67, 2, 21))],
+    ids=str,
+)
 def test_sixteen_bits_are_rounded_once(dtype, size) -> None:
     p = problem(*size, dtype=dtype)
     got = everything(plain, *p)
