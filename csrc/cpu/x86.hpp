@@ -2,12 +2,13 @@
 // has them, stores past the caches. Overloads by type; each exists where its instruction set does.
 //
 // GCC takes a second to read <immintrin.h>, half of a kernel's compilation, so the builtins behind
-// those few intrinsics are called here, by the versions of GCC whose headers call them so.
+// those few intrinsics are called here. Other compilers read it, and so does a GCC that has no such
+// builtins (runtime/build.py asks it again with FLASHRNN_INTRINSICS).
 #pragma once
 
 #include <cstdint>
 
-#if defined(FLASHRNN_INTRINSICS) || defined(__clang__) || __GNUC__ > 15
+#if defined(FLASHRNN_INTRINSICS) || defined(__clang__)
 #include <immintrin.h>
 #else
 #define FLASHRNN_GCC_BUILTINS

@@ -22,6 +22,7 @@ from flashrnn.errors import CompilerError
 from flashrnn.runtime.toolchain import Compiler, find_compiler, source_directory
 
 COMPILE_SECONDS = 120.0
+INTRINSICS = "-DFLASHRNN_INTRINSICS"
 
 
 def build(name: str, source: str, device: Cpu) -> Path:
@@ -42,9 +43,14 @@ def build(name: str, source: str, device: Cpu) -> Path:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as scratch:
             text = Path(scratch) / f"{name}-{digest}.cpp"
             text.write_text(source, encoding="utf-8")
-            _compile(compiler, flags, text, Path(scratch) / "kernel.so")
+            made = Path(scratch) / "kernel.so"
+            complaint = _compile(compiler, flags, text, made)
+            if complaint:  # perhaps of a GCC whose builtins are others: csrc/cpu/x86.hpp
+                complaint = _compile(compiler, (*flags, INTRINSICS), text, made)
+            if complaint:
+                raise CompilerError(complaint)
             text.replace(directory / text.name)  # kept beside the library, to be read
-            (Path(scratch) / "kernel.so").replace(library)
+            made.replace(library)
     except OSError as error:
         raise CompilerError(
             f"cannot build {name}: {error}; set FLASHRNN_CACHE to a directory that can be written"
@@ -73,7 +79,8 @@ def _open(path: str, entries: tuple[str, ...]) -> ctypes.CDLL:
     return library
 
 
-def _compile(compiler: Compiler, flags: tuple[str, ...], source: Path, library: Path) -> None:
+def _compile(compiler: Compiler, flags: tuple[str, ...], source: Path, library: Path) -> str:
+    """What the compiler has against the source, nothing where it made the library."""
     command = [*compiler.command, *flags, f"-I{source_directory()}", str(source), "-o",
                str(library)]  # fmt: skip
     try:
@@ -84,11 +91,12 @@ def _compile(compiler: Compiler, flags: tuple[str, ...], source: Path, library: 
         raise CompilerError(
             f"{compiler.version} did not finish {source.stem} in {COMPILE_SECONDS:.0f} s"
         ) from error
-    if done.returncode != 0:
-        raise CompilerError(
-            f"{compiler.version} rejected {source.stem}:\n{done.stderr.strip()[-4000:]}\n"
-            f"command: {' '.join(command)}"
-        )
+    if done.returncode == 0:
+        return ""
+    return (
+        f"{compiler.version} rejected {source.stem}:\n{done.stderr.strip()[-4000:]}\n"
+        f"command: {' '.join(command)}"
+    )
 
 
 def _digest(source: str, compiler: Compiler, flags: tuple[str, ...], device: Cpu) -> str:

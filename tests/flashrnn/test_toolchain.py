@@ -63,6 +63,23 @@ def test_the_compilers_own_words() -> None:
         build("test-broken", "no_such_type x;", Device.current())
 
 
+def test_a_compiler_without_our_builtins_reads_its_own_header(tmp_path, monkeypatch) -> None:
+    """It is asked again with intrinsics, and what it says of those is what is told."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        '#!/bin/sh\necho "$@" >> "$0.log"\ncase "$*" in\n'
+        f'*--version*|*FLASHRNN_INTRINSICS*) exec {find_compiler().command[0]} "$@";; esac\n'
+        'echo "no such builtin" >&2; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    assert build("test-asked-again", '#include "cpu/simd.hpp"\n', Device.current()).is_file()
+    assert len((tmp_path / "c++.log").read_text().splitlines()) == 3  # --version, and twice
+    with pytest.raises(CompilerError, match="no_such_type"):
+        build("test-broken", "no_such_type x;", Device.current())
+
+
 def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path / "file"))
