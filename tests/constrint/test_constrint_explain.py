@@ -111,7 +111,7 @@ def test_conflicts_are_irreducible(model):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, **QUIET)
+@settings(max_examples=200, **QUIET)
 @given(models(max_rules=6))
 def test_conflicts_are_irreducible_at_length(model):
     check_conflict(model)

@@ -86,7 +86,7 @@ def test_propagation_loses_no_solution(model):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, **QUIET)
+@settings(max_examples=200, **QUIET)
 @given(st.one_of(models(), satisfied_models(), satisfied_models()))
 def test_propagation_loses_no_solution_at_length(model):
     check_propagation(model)
