@@ -78,7 +78,7 @@ def _asked(command: tuple[str, ...], what: str) -> Compiler:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise CompilerError(
-            f"{what} cannot be run: {error}. Set CXX to a C++20 compiler "
+            f"{what} cannot be run: {str(error).rstrip('.')}. Set CXX to a C++20 compiler "
             '(tested: g++ 12 and clang++ 14); backend="reference" works without one.'
         ) from error
     return Compiler(command, answer.stdout.splitlines()[0] if answer.stdout else "unknown")
