@@ -46,7 +46,7 @@ struct Sequences {
   }
 };
 
-// How the work is cut. Arguments of every scan.
+// How the work is cut. Arguments of every scan; attention has `streaming` compiled in instead.
 struct Cut {
   int64_t columns_per_core, t_per_chunk, threads, streaming;
 };

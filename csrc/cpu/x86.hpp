@@ -1,7 +1,7 @@
 // What vector extensions lack on x86-64: fused multiply-adds, masked access, minima as the machine
 // has them, stores past the caches. Overloads by type; each exists where its instruction set does.
 //
-// GCC takes a second to read <immintrin.h>, half of a kernel's compilation, so the builtins behind
+// GCC takes a second to read <immintrin.h>, up to half of a kernel's compilation, so the builtins behind
 // those few intrinsics are called here. Other compilers read it, and so does a GCC that has no such
 // builtins (runtime/build.py asks it again with FLASHRNN_INTRINSICS).
 #pragma once
