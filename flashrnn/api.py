@@ -148,7 +148,11 @@ def layer(
     form = None
     if lengths is None and zoneout is None and not _special():
         flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
-        form = (*flags, *map(_form, (x, W, R, b, states, parameters)))
+        form = (
+            *flags, _form(x), _form(W), _form(R), None if b is None else _form(b),
+            None if states is None else _form(states),
+            None if parameters is None else _form(parameters),
+        )  # fmt: skip
         checked = _checked.get(form)
         if checked is not None:
             return run_layer(checked[0], x, W, R, b, parameters, states, None, checked[1])
@@ -209,9 +213,9 @@ _checked: dict[tuple[object, ...], tuple[Cell, Options]] = {}
 MOST_CHECKED = 1024
 
 
-def _form(x: Tensor | None) -> object:
-    """All of a tensor that checks look at."""
-    return (x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x)
+def _form(x: Tensor) -> object:
+    """All that checks look at of a tensor whose layer runs on a CPU."""
+    return (x.shape, x.dtype, x.is_cpu) if isinstance(x, Tensor) else type(x)
 
 
 def _special() -> bool:

@@ -100,7 +100,7 @@ def _bare(problem: Problem) -> tuple[Callable[[], None], Callable[[], Results]]:
     forward = launch.kernel_for(cell, FORWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
     backward = launch.kernel_for(cell, BACKWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
 
-    def arguments() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def arguments() -> tuple[launch.Block[int], launch.Block[int]]:
         there = forward.forward(None, R, b, units, None, states, last, saved, None, NONE)
         back = backward.backward(
             R, units, None, states, saved, d_h, None, None, None, d_units, None, NONE
@@ -112,9 +112,7 @@ def _bare(problem: Problem) -> tuple[Callable[[], None], Callable[[], Results]]:
 
     def call(_alive: object = (R, b, units, saved, last, d_h)) -> None:  # only pointers to them
         surround.forward(forward, there, x, W)
-        surround.backward(
-            backward, back, cell, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units
-        )
+        surround.backward(backward, back, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units)
 
     def results() -> Results:
         recurrent = d_r if dense else d_units[: len(cell.recurrent)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable
 from functools import lru_cache
 from math import prod
@@ -25,10 +26,23 @@ from flashrnn.runtime.threads import thread_count
 
 Tensor = torch.Tensor
 
-# ForwardArguments and BackwardArguments of csrc/cpu, field by field, 8 bytes each.
-_FORWARD = struct.Struct("=5q 4q 6q 3q 9q 6q")
-_BACKWARD = struct.Struct("=3q 5q q 6q q 5q 3q 9q 6q 2q")
-_LAYOUTS = {FORWARD: _FORWARD, BACKWARD: _BACKWARD}
+# ForwardArguments and BackwardArguments of csrc/cpu: 8 bytes a field, in this order.
+_SIZES = "workspace B T N D b_per_core cores_d threads packed region team_size"
+_ORDER = "lengths total start reverse ordered"
+_FORWARD = (
+    "wx wx_b wx_t wx_g wx_n r bias weights initial states states_s states_b states_t states_n "
+    f"states_kept last saved {_SIZES} {_ORDER}"
+)
+_BACKWARD = (
+    "r weights initial states states_s states_b states_t states_n saved d_states d_states_s "
+    "d_states_b d_states_t d_states_n d_states_kept d_last d_gates d_gates_b d_gates_t d_gates_g "
+    f"d_gates_n d_initial d_weights {_SIZES} {_ORDER} clip cut"
+)
+_FIELDS = {FORWARD: _FORWARD.split(), BACKWARD: _BACKWARD.split()}
+_AT = {d: {name: i for i, name in enumerate(fields)} for d, fields in _FIELDS.items()}
+
+# A block of such fields, ready for a kernel as its bytes.
+Block = array
 
 # Multiply-adds per gate below which one thread is done before another wakes up.
 PARALLEL_PRODUCTS = 1_000_000
@@ -40,31 +54,34 @@ MOST_KERNELS = 1024
 class Kernel:
     """One direction of a cell for given sizes, with all that follows from those worked out.
 
-    plan: which library, see `kernel_for`. threads: how many it may take. Of the layer around the
-    kernel (runtime/surround.py), needed: numbers of its workspace by purpose, the same in every
-    call; entries: its functions by direction, each with its workspace's.
+    plan: which library, see `kernel_for`. threads: how many it may take. surrounds: what
+    runtime/surround.py works out for the layers around this kernel, by their form.
     """
 
     def __init__(self, plan: Plan, dtype: Dtype, dims: Dims, threads: int) -> None:
+        self.cell = plan.cell
         self.dtype = dtype
         self.library = plan.library
         self.threads = threads
         self.dims = (dims.B, dims.T, dims.N, dims.D)
         self.saved_shape = saved_shape(plan.cell, dims, dtype)
-        self.needed: dict[object, int] = {}
-        self.entries: dict[str, tuple[Any, Any]] = {}
+        self.surrounds: dict[object, Any] = {}
         self._workspace: int | None = None  # in numbers
-        self._layout = _LAYOUTS[plan.direction]
-        tiling = plan.tiling
-        self._sizes = (*self.dims, tiling.b_per_core, tiling.cores_d, threads)
+        # every field that no call changes, zeros elsewhere
+        fields = _FIELDS[plan.direction]
         parallel = threads > 1 and dims.products >= PARALLEL_PRODUCTS
         # the runtime's entry points, 0 where one thread is as fast
-        self._region, self._team_size = threading() if parallel else (0, 0)
-        self._T = dims.T
+        region, team_size = threading() if parallel else (0, 0)
+        known = {
+            "B": dims.B, "T": dims.T, "N": dims.N, "D": dims.D, "total": dims.T,
+            "b_per_core": plan.tiling.b_per_core, "cores_d": plan.tiling.cores_d,
+            "threads": threads, "region": region, "team_size": team_size,
+        }  # fmt: skip
+        self._block = array("q", [known.get(name, 0) for name in fields])
 
-    def run(self, arguments: tuple[int, ...]) -> None:
+    def run(self, block: Block[int]) -> None:
         """Run the kernel on what one of the two methods below gave."""
-        self.library.run(self._layout.pack(*arguments))
+        self.library.run(block.tobytes())
 
     def forward(
         self,
@@ -78,7 +95,7 @@ class Kernel:
         saved: Tensor | None,
         lengths: Tensor | None,
         options: Options,
-    ) -> tuple[int, ...]:
+    ) -> Block[int]:
         """The arguments for wx [B, T, G_w, N, D], into states, last and saved.
 
         wx is None where a layer surrounds the kernel and computes it (runtime/surround.py).
@@ -87,13 +104,26 @@ class Kernel:
         which may be one tensor; saved of `saved_shape`. Innermost dimensions contiguous; r, bias,
         weights, initial, last and saved altogether. lengths [B] int64, or None for T everywhere.
         """
-        of_wx = (0, 0, 0, 0, 0) if wx is None else (wx.data_ptr(), *wx.stride()[:-1])
-        pointers = (
-            *of_wx, r.data_ptr(), address(bias), address(weights), address(initial),
-            states.data_ptr(), *states.stride()[:-1], states.shape[0],
-            last.data_ptr(), address(saved),
-        )  # fmt: skip
-        return self._with_sizes(pointers, lengths, options)
+        at, block = _AT[FORWARD], self._block[:]
+        if wx is not None:
+            i = at["wx"]
+            block[i] = wx.data_ptr()
+            block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = wx.stride()
+        block[at["r"]] = r.data_ptr()
+        if bias is not None:
+            block[at["bias"]] = bias.data_ptr()
+        if weights is not None:
+            block[at["weights"]] = weights.data_ptr()
+        if initial is not None:
+            block[at["initial"]] = initial.data_ptr()
+        i = at["states"]
+        block[i] = states.data_ptr()
+        block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = states.stride()
+        block[i + 5] = len(states)
+        block[at["last"]] = last.data_ptr()
+        if saved is not None:
+            block[at["saved"]] = saved.data_ptr()
+        return self._complete(block, at, lengths, options)
 
     def backward(
         self,
@@ -109,7 +139,7 @@ class Kernel:
         d_weights: Tensor | None,
         lengths: Tensor | None,
         options: Options,
-    ) -> tuple[int, ...]:
+    ) -> Block[int]:
         """The arguments for states [S, B, T, N, D], into d_gates, d_initial and d_weights.
 
         saved as the forward pass left it; d_states [S, B, T, N, D], or [B, T, N, D] of h alone,
@@ -117,40 +147,50 @@ class Kernel:
         one tensor; d_gates [B, T, G, N, D] and d_weights [B, K, N, D], None where a layer keeps
         them to itself.
         """
-        of_d_states: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+        at, block = _AT[BACKWARD], self._block[:]
+        block[at["r"]] = r.data_ptr()
+        if weights is not None:
+            block[at["weights"]] = weights.data_ptr()
+        if initial is not None:
+            block[at["initial"]] = initial.data_ptr()
+        i = at["states"]
+        block[i] = states.data_ptr()
+        block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = states.stride()
+        block[at["saved"]] = saved.data_ptr()
         if d_states is not None:
-            strides = d_states.stride()[:-1]
-            if d_states.dim() == 5:
-                of_d_states = (d_states.data_ptr(), *strides, d_states.shape[0])
-            else:
-                of_d_states = (d_states.data_ptr(), 0, *strides, 1)
-        of_d_gates: tuple[int, ...] = (0, 0, 0, 0, 0)
+            i = at["d_states"]
+            block[i] = d_states.data_ptr()
+            strides = d_states.stride()
+            *_, block[i + 2], block[i + 3], block[i + 4], _ = strides
+            whole = len(strides) == 5
+            block[i + 1] = strides[0] if whole else 0
+            block[i + 5] = len(d_states) if whole else 1
+        if d_last is not None:
+            block[at["d_last"]] = d_last.data_ptr()
         if d_gates is not None:
-            of_d_gates = (d_gates.data_ptr(), *d_gates.stride()[:-1])
-        pointers = (
-            r.data_ptr(), address(weights), address(initial),
-            states.data_ptr(), *states.stride()[:-1], saved.data_ptr(), *of_d_states,
-            address(d_last), *of_d_gates, address(d_initial), address(d_weights),
-        )  # fmt: skip
-        bounds = _bits(options.gradient_clip), int(options.gradient_cut)
-        return self._with_sizes(pointers, lengths, options, *bounds)
+            i = at["d_gates"]
+            block[i] = d_gates.data_ptr()
+            block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = d_gates.stride()
+        if d_initial is not None:
+            block[at["d_initial"]] = d_initial.data_ptr()
+        if d_weights is not None:
+            block[at["d_weights"]] = d_weights.data_ptr()
+        block[at["clip"]] = _bits(options.gradient_clip)
+        block[at["cut"]] = options.gradient_cut
+        return self._complete(block, at, lengths, options)
 
-    def _with_sizes(
-        self,
-        pointers: tuple[int, ...],
-        lengths: Tensor | None,
-        options: Options,
-        *bounds: int,
-    ) -> tuple[int, ...]:
-        """All fields: the pointers, the workspace, the sizes, and from `packed` on."""
-        rest = (
-            *self._sizes,
-            *(0, self._region, self._team_size),
-            *(address(lengths), self._T, 0, int(options.reverse), 0, *bounds),
-        )
+    def _complete(
+        self, block: Block[int], at: dict[str, int], lengths: Tensor | None, options: Options
+    ) -> Block[int]:
+        """The block with the order of the steps, and the workspace that it needs."""
+        if lengths is not None:
+            block[at["lengths"]] = lengths.data_ptr()
+        if options.reverse:
+            block[at["reverse"]] = 1
         if self._workspace is None:
-            self._workspace = self.library.workspace(self._layout.pack(*pointers, 0, *rest))
-        return (*pointers, scratch("workspace", self._workspace, self.dtype), *rest)
+            self._workspace = self.library.workspace(block.tobytes())
+        block[at["workspace"]] = scratch("workspace", self._workspace, self.dtype)
+        return block
 
 
 _kernels: dict[tuple[object, ...], tuple[int, Kernel]] = {}

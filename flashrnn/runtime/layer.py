@@ -43,23 +43,26 @@ def _forward(
     reverse: bool,
     *,
     save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The states [S or 1, B, T, N, D] after each step, the last ones, and what is saved."""
-    check_lengths(lengths, x.shape[1])
+) -> tuple[Tensor, Tensor, OptionalTensor]:
+    """The states [S, B, T, N, D] after each step, the last ones, and what is saved.
+
+    Without save, h alone of the states, and None.
+    """
+    B, T, _ = x.shape
+    _, N, D, _ = w.shape
+    if lengths is not None:
+        check_lengths(lengths, T)
     cell = cell_of(name)
-    B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
     S = len(cell.states)
     kernel = launch.kernel_for(cell, FORWARD, x.dtype, B, T, N, D)
-    shape, strides = _states(S if save else 1, B, T, N, D)
-    states = pool.empty(x, shape, strides)
-    saved = pool.empty(x, kernel.saved_shape if save else (0,))
-    last = _last(x, S, B, N, D)
+    states = pool.empty(x, *_states(S if save else 1, B, T, N, D))
+    last = x.new_empty_strided(*_last(S, B, N, D))
+    saved = pool.empty(x, kernel.saved_shape, (1,)) if save else None
     x, w, r = innermost_contiguous(x), w.contiguous(), r.contiguous()
     weights, bias, before = unit_weights(cell, r, parameters), contiguous(bias), contiguous(initial)
     arguments = kernel.forward(
-        None, r, bias, weights, before, states, last, saved if save else None, lengths,
-        options_of(clip, cut, reverse),
-    )  # fmt: skip
+        None, r, bias, weights, before, states, last, saved, lengths, options_of(clip, cut, reverse)
+    )
     surround.forward(kernel, arguments, x, w)
     if T == 0:
         last = torch.zeros_like(last) if initial is None else initial.clone()
@@ -77,13 +80,13 @@ def _states(S: int, B: int, T: int, N: int, D: int) -> tuple[tuple[int, ...], tu
     return (S, B, T, N, D), (T * B * row, row, B * row, D, 1)
 
 
-def _last(x: Tensor, S: int, B: int, N: int, D: int) -> Tensor:
-    """Uninitialised states [S, B, 1, N, D] like x."""
+def _last(S: int, B: int, N: int, D: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides of states [S, B, 1, N, D]."""
     row = N * D
-    return x.new_empty_strided((S, B, 1, N, D), (B * row, row, row, D, 1))
+    return (S, B, 1, N, D), (B * row, row, row, D, 1)
 
 
-def _training_cpu(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _training_cpu(*inputs: Any) -> tuple[Any, ...]:
     return _forward(*inputs, save=True)
 
 
@@ -121,7 +124,7 @@ def _gradients(
     d_w = torch.empty_like(w) if need_w else None
     d_r = torch.empty_like(packed_r) if need_r and dense else None
     d_bias = _units(x, len(declared.gates), N, D) if need_bias else None
-    d_initial = _last(x, S, B, N, D) if need_initial else None
+    d_initial = x.new_empty_strided(*_last(S, B, N, D)) if need_initial else None
     d_weights = _units(x, K, N, D) if K else None
     d_h = None if d_h is None else innermost_contiguous(d_h)
     d_last, initial = contiguous(d_last), contiguous(initial)
@@ -130,7 +133,7 @@ def _gradients(
         packed_r, weights, initial, states, saved, d_h, d_last, None, d_initial, d_weights,
         lengths, options_of(clip, cut, reverse),
     )  # fmt: skip
-    surround.backward(kernel, arguments, declared, x, w, K, d_x, d_w, d_r, d_bias, d_weights)
+    surround.backward(kernel, arguments, x, w, K, d_x, d_w, d_r, d_bias, d_weights)
     if T == 0 and d_initial is not None:
         d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
     d_parameters = None
@@ -210,7 +213,8 @@ def _layer_fake(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 def _states_fake(x: Tensor, w: Tensor, kept: int, S: int) -> tuple[Tensor, Tensor]:
     B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
-    return x.new_empty_strided(*_states(kept, B, T, N, D)), _last(x, S, B, N, D)
+    every, last = _states(kept, B, T, N, D), _last(S, B, N, D)
+    return x.new_empty_strided(*every), x.new_empty_strided(*last)
 
 
 def _training_fake(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -109,9 +109,7 @@ def _backward_cpu(
         packed_r, weights, initial, states, saved, d_states, d_last, d_gates, d_initial, each,
         lengths, options,
     )  # fmt: skip
-    surround.backward(
-        kernel, arguments, declared, None, None, K, None, None, d_r, d_bias, d_weights
-    )
+    surround.backward(kernel, arguments, None, None, K, None, None, d_r, d_bias, d_weights)
     if T == 0 and d_initial is not None:
         d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
     if need_r and not dense:

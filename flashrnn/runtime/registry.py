@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,16 +74,17 @@ def unsupported_transform() -> str | None:
     return "forward-mode differentiation" if forward_ad._current_level >= 0 else None
 
 
+@cache
 def _differentiable(
     implementation: Callable[..., Any], function: type[torch.autograd.Function]
 ) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         if forward_ad._current_level >= 0:
             _refuse_tangents(arguments)
-        if torch.is_grad_enabled() and any(
-            isinstance(a, torch.Tensor) and a.requires_grad for a in arguments
-        ):
-            return function.apply(*arguments)
+        if torch.is_grad_enabled():
+            for a in arguments:
+                if isinstance(a, torch.Tensor) and a.requires_grad:
+                    return function.apply(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return implementation(*arguments)
 

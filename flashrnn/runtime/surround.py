@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import struct
-from functools import cache, lru_cache
+from array import array
+from functools import cache
 from typing import Any
 
 import torch
 
 from autotune.device import Device
 from flashrnn.dtypes import Dtype
-from flashrnn.emit.cpp import emit_layer
-from flashrnn.ir.cell import Cell
+from flashrnn.emit.cpp import BACKWARD, FORWARD, emit_layer
 from flashrnn.runtime.build import open_library
-from flashrnn.runtime.launch import Kernel, address
+from flashrnn.runtime.launch import Block, Kernel
 from flashrnn.runtime.scratch import scratch
 
 Tensor = torch.Tensor
@@ -26,27 +25,42 @@ PIECE_BYTES = 1 << 20
 FEWEST_ROWS = 480
 
 
-def forward(kernel: Kernel, arguments: tuple[int, ...], x: Tensor, w: Tensor) -> None:
+# LayerForwardArguments and LayerBackwardArguments of csrc/cpu/layer.hpp behind the recurrence's.
+_FORWARD = "run x x_b x_t I w columns steps workspace"
+_BACKWARD = (
+    "run x x_b x_t I w d_x d_x_b d_x_t d_w d_r d_bias d_weights gates states weights steps "
+    "input inputs recurrent recurrents workspace"
+)
+_TAILS = {FORWARD: _FORWARD.split(), BACKWARD: _BACKWARD.split()}
+_AT = {d: {name: i - len(tail) for i, name in enumerate(tail)} for d, tail in _TAILS.items()}
+
+
+def forward(kernel: Kernel, arguments: Block[int], x: Tensor, w: Tensor) -> None:
     """Run a FORWARD kernel on x [B, T, I] and w [G_w, N, D, I], a piece of the sequence at a time.
 
     arguments: what kernel.forward gave for no wx; x with its innermost dimension contiguous, w
     altogether.
     """
-    B, T, I = x.shape
-    columns = w.shape[0] * w.shape[1] * w.shape[2]
-    steps = _steps(B, T, columns * kernel.dtype.bytes)
-    strides = x.stride()
-    fields = (
-        *(kernel.library.address, x.data_ptr(), strides[0], strides[1], I),
-        *(w.data_ptr(), columns, steps),
-    )
-    _run("forward", arguments, fields, kernel, ("forward", I, steps))
+    x_b, x_t, _ = x.stride()
+    I = x.shape[2]
+    form = (I, PIECE_ROWS)
+    around = kernel.surrounds.get(form)
+    if around is None:
+        B, T, _, _ = kernel.dims
+        columns = w.shape[0] * w.shape[1] * w.shape[2]
+        steps = _steps(B, T, columns * kernel.dtype.bytes)
+        around = _Surround(kernel, FORWARD, I=I, columns=columns, steps=steps)
+        kernel.surrounds[form] = around
+    at, block = _AT[FORWARD], arguments + around.tail
+    block[at["x"]] = x.data_ptr()
+    block[at["x_b"]], block[at["x_t"]] = x_b, x_t
+    block[at["w"]] = w.data_ptr()
+    around.run(block)
 
 
 def backward(
     kernel: Kernel,
-    arguments: tuple[int, ...],
-    cell: Cell,
+    arguments: Block[int],
     x: Tensor | None,
     w: Tensor | None,
     weight_rows: int,
@@ -62,62 +76,69 @@ def backward(
     x and w as in `forward`, None without an input product. Results d_x [B, T, I], d_w like w,
     d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D].
     """
+    I = 0 if x is None else x.shape[2]
+    form = (x is None, I, d_x is None, d_w is None, d_r is None, PIECE_ROWS)
+    around = kernel.surrounds.get(form)
+    if around is None:
+        around = _Surround(kernel, BACKWARD, I=I, **_backward_sizes(kernel, x, weight_rows))
+        kernel.surrounds[form] = around
+    at, block = _AT[BACKWARD], arguments + around.tail
+    if x is not None:
+        block[at["x"]] = x.data_ptr()
+        block[at["x_b"]], block[at["x_t"]], _ = x.stride()
+    if w is not None:
+        block[at["w"]] = w.data_ptr()
+    if d_x is not None:
+        block[at["d_x"]] = d_x.data_ptr()
+        block[at["d_x_b"]], block[at["d_x_t"]], _ = d_x.stride()
+    if d_w is not None:
+        block[at["d_w"]] = d_w.data_ptr()
+    if d_r is not None:
+        block[at["d_r"]] = d_r.data_ptr()
+    if d_bias is not None:
+        block[at["d_bias"]] = d_bias.data_ptr()
+    if d_weights is not None:
+        block[at["d_weights"]] = d_weights.data_ptr()
+    around.run(block)
+
+
+def _backward_sizes(kernel: Kernel, x: Tensor | None, weight_rows: int) -> dict[str, int]:
     B, T, N, D = kernel.dims
-    gates, states, runs = _of_cell(cell)
-    if x is None:
-        strides: tuple[int, ...] = (0, 0, 0)
-        steps = max(1, T)
-    else:
-        strides = (*x.stride()[:2], x.shape[2])
-        steps = _steps(B, T, gates * N * D * kernel.dtype.bytes)
-    fields = (
-        *(kernel.library.address, address(x), *strides, address(w), address(d_x)),
-        *((0, 0) if d_x is None else d_x.stride()[:2]),
-        *(address(d_w), address(d_r), address(d_bias), address(d_weights)),
-        *(gates, states, weight_rows, steps, *runs),
-    )
-    asked = ("backward", strides[2], steps, d_x is None, d_w is None, d_r is None)
-    _run("backward", arguments, fields, kernel, asked)
+    cell = kernel.cell
+    gates = len(cell.gates)
+    row_bytes = gates * N * D * kernel.dtype.bytes
+    input, recurrent = (_runs(cell.gates, some) for some in (cell.input, cell.product_gates))
+    return {
+        "gates": gates, "states": len(cell.states), "weights": weight_rows,
+        "steps": max(1, T) if x is None else _steps(B, T, row_bytes),
+        "input": ctypes.addressof(input), "inputs": len(input) // 3,
+        "recurrent": ctypes.addressof(recurrent), "recurrents": len(recurrent) // 3,
+    }  # fmt: skip
 
 
-def _run(
-    direction: str,
-    arguments: tuple[int, ...],
-    fields: tuple[int, ...],
-    kernel: Kernel,
-    purpose: tuple[object, ...],
-) -> None:
-    """Run a direction; purpose: all that decides, with the kernel, how much workspace it needs."""
-    layout = _layout(len(arguments) + len(fields) + 1)
-    known = kernel.entries.get(direction)
-    if known is None:
-        known = kernel.entries[direction] = _entries(kernel.dtype, direction)
-    entry, workspace = known
-    needed = kernel.needed.get(purpose)
-    if needed is None:
-        needed = kernel.needed[purpose] = workspace(layout.pack(*arguments, *fields, 0))
-    entry(layout.pack(*arguments, *fields, scratch("layer", needed, kernel.dtype)))
+class _Surround:
+    """What surrounds a kernel in layers of one form; sizes: fields that no call changes."""
+
+    def __init__(self, kernel: Kernel, direction: str, **sizes: int) -> None:
+        self._dtype = kernel.dtype
+        self._entry, self._workspace = _entries(kernel.dtype, direction)
+        self._needed: int | None = None  # numbers of workspace
+        known = {"run": kernel.library.address, **sizes}
+        self.tail = array("q", [known.get(name, 0) for name in _TAILS[direction]])
+
+    def run(self, block: Block[int]) -> None:
+        """Run on a whole block; which of its pointers are null, the form says."""
+        if self._needed is None:
+            self._needed = self._workspace(block.tobytes())
+        block[-1] = scratch("layer", self._needed, self._dtype)
+        self._entry(block.tobytes())
 
 
-@lru_cache(maxsize=256)
 def _steps(B: int, T: int, row_bytes: int) -> int:
     """Steps of a piece."""
     rows = min(PIECE_ROWS, max(FEWEST_ROWS, PIECE_BYTES // row_bytes))
     count = max(1, round(T * B / rows))
     return max(1, -(-T // count))
-
-
-@lru_cache(maxsize=256)
-def _layout(fields: int) -> struct.Struct:
-    return struct.Struct(f"={fields}q")
-
-
-@lru_cache(maxsize=256)
-def _of_cell(cell: Cell) -> tuple[int, int, tuple[int, ...]]:
-    """Gates, states, and where the input's gates and R's stand: address and count of the runs."""
-    both = (_runs(cell.gates, cell.input), _runs(cell.gates, cell.product_gates))
-    where = (n for runs in both for n in (ctypes.addressof(runs), len(runs) // 3))
-    return len(cell.gates), len(cell.states), tuple(where)
 
 
 @cache  # kept for good: kernels hold their addresses

@@ -8,19 +8,24 @@ from contextlib import contextmanager
 
 import torch
 
-_local = threading.local()
+
+class _Local(threading.local):
+    limit: int | None = None
+
+
+_local = _Local()
 
 
 def thread_count() -> int:
     """The threads that a call from this thread may take."""
-    limit: int | None = getattr(_local, "limit", None)
+    limit = _local.limit
     return torch.get_num_threads() if limit is None else limit
 
 
 @contextmanager
 def limited_threads(threads: int) -> Iterator[None]:
     """Inside, calls from this thread take so many."""
-    before = getattr(_local, "limit", None)
+    before = _local.limit
     _local.limit = threads
     try:
         yield
