@@ -40,6 +40,10 @@ struct RowTiles {
   }
 };
 
+// Numbers that a pointer takes in a workspace.
+template <class Real>
+constexpr int64_t pointer = sizeof(Real*) / sizeof(Real);
+
 // Hands out pieces of the workspace; with a null base it only adds up what would be needed.
 template <class Real>
 struct Workspace {

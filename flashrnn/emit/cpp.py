@@ -59,10 +59,17 @@ FLASHRNN_EXPORT void flashrnn_run(const Kernel::Arguments* arguments) {{
 """
 
 
-def emit_layer(dtype: Dtype, *, vector_bytes: int) -> str:
-    """The source of what surrounds the recurrence of any cell in a layer."""
-    entries = "\n".join(
-        f"""
+def emit_layer(dtype: Dtype, direction: str, *, vector_bytes: int) -> str:
+    """The source of what surrounds the recurrence of any cell in a layer, in one direction."""
+    name = f"Layer{direction.capitalize()}"
+    return f"""\
+// The layer around a recurrence, {direction}, {dtype.name}.
+#include "cpu/layer_{direction}.hpp"
+
+using namespace flashrnn;
+using Real = {dtype.cpp};
+using S = Simd<Real, {vector_bytes}>;
+
 FLASHRNN_EXPORT int64_t flashrnn_{direction}_workspace(const {name}Arguments<Real>* arguments) {{
   int64_t needed = 0;
   {name}<S>(*arguments, &needed);
@@ -71,17 +78,7 @@ FLASHRNN_EXPORT int64_t flashrnn_{direction}_workspace(const {name}Arguments<Rea
 
 FLASHRNN_EXPORT void flashrnn_{direction}(const {name}Arguments<Real>* arguments) {{
   {name}<S>(*arguments).run();
-}}"""
-        for direction, name in (("forward", "LayerForward"), ("backward", "LayerBackward"))
-    )
-    return f"""\
-// The layer around a recurrence, {dtype.name}.
-#include "cpu/layer.hpp"
-
-using namespace flashrnn;
-using Real = {dtype.cpp};
-using S = Simd<Real, {vector_bytes}>;
-{entries}
+}}
 """
 
 

@@ -16,7 +16,7 @@ from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import emit_kernel
 from flashrnn.ir.cell import Cell
 from flashrnn.passes.lower import lower
-from flashrnn.runtime.build import build, open_library, primitives_digest
+from flashrnn.runtime.build import build, build_soon, open_library, primitives_digest
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 
@@ -58,12 +58,25 @@ def plan_for(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int)
     known = _plans.get(key)
     if known is None or known[0] != cache.generation():
         problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
-        remembered = _remembered(problem, device)
-        tiling = remembered or cpu.default(problem, device)
+        tiling, tuned = _tiling(problem, device)
         library = load(problem, tiling, device)
-        known = cache.generation(), Plan(cell, direction, library, tiling, remembered is not None)
+        known = cache.generation(), Plan(cell, direction, library, tiling, tuned)
         _plans[key] = known
     return known[1]
+
+
+def compile_soon(cell: Cell, direction: str, dtype: Dtype, dims: Dims, threads: int) -> None:
+    """Begin to compile what `plan_for` will open, beside other work."""
+    device = Device.current()
+    problem = CpuProblem(lower(cell), direction, dtype, dims, threads)
+    tiling, _ = _tiling(problem, device)
+    build_soon(_name(problem), source_of(problem, tiling, device), device)
+
+
+def _tiling(problem: CpuProblem, device: Cpu) -> tuple[CpuTiling, bool]:
+    """The tuned tiling, or the cost model's; and whether it was tuned."""
+    remembered = _remembered(problem, device)
+    return remembered or cpu.default(problem, device), remembered is not None
 
 
 def _remembered(problem: CpuProblem, device: Device) -> CpuTiling | None:

@@ -197,9 +197,19 @@ _kernels: dict[tuple[object, ...], tuple[int, Kernel]] = {}
 
 
 def kernel_for(
-    cell: Cell, direction: str, dtype: torch.dtype, B: int, T: int, N: int, D: int
+    cell: Cell,
+    direction: str,
+    dtype: torch.dtype,
+    B: int,
+    T: int,
+    N: int,
+    D: int,
+    soon: Callable[[Cell, Dtype, Dims, int], None] | None = None,
 ) -> Kernel:
-    """The kernel for these sizes, for the current number of threads."""
+    """The kernel for these sizes, for the current number of threads.
+
+    soon: begins to compile what will be needed beside it; called where the kernel is not at hand.
+    """
     threads = thread_count()
     key = (cell, direction, dtype, B, T, N, D, threads, Device.current().isa)
     known = _kernels.get(key)
@@ -207,6 +217,8 @@ def kernel_for(
         if len(_kernels) >= MOST_KERNELS:
             _kernels.clear()
         dims = Dims(B, T, N, D)
+        if soon is not None:
+            soon(cell, dtype_of(dtype), dims, threads)
         plan = plan_for(cell, direction, dtype_of(dtype), dims, threads)
         known = _kernels[key] = cache.generation(), Kernel(plan, dtype_of(dtype), dims, threads)
     return known[1]

@@ -1,6 +1,6 @@
 """A whole layer as one operator: the input product, the recurrence and every gradient.
 
-csrc/cpu/layer.hpp works on some hundred rows at a time, so neither the input products nor the gate
+csrc/cpu/layer_*.hpp work on some hundred rows at a time, so neither the input products nor the gate
 gradients ever exist for the whole sequence.
 """
 
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from flashrnn.dims import Dims
-from flashrnn.dtypes import dtype_of
+from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import Options, options_of
 from flashrnn.reference import reference
-from flashrnn.runtime import higher, launch, pool, surround
+from flashrnn.runtime import higher, kernels, launch, pool, surround
 from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
 from flashrnn.runtime.registry import OPTIONS, define, plain
 
@@ -54,7 +54,8 @@ def _forward(
         check_lengths(lengths, T)
     cell = cell_of(name)
     S = len(cell.states)
-    kernel = launch.kernel_for(cell, FORWARD, x.dtype, B, T, N, D)
+    soon = _training_soon if save else _inference_soon
+    kernel = launch.kernel_for(cell, FORWARD, x.dtype, B, T, N, D, soon)
     states = pool.empty(x, *_states(S if save else 1, B, T, N, D))
     last = x.new_empty_strided(*_last(S, B, N, D))
     saved = pool.empty(x, kernel.saved_shape, (1,)) if save else None
@@ -67,6 +68,16 @@ def _forward(
     if T == 0:
         last = torch.zeros_like(last) if initial is None else initial.clone()
     return states, last, saved
+
+
+def _inference_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
+    surround.compile_soon(dtype, FORWARD)
+
+
+def _training_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
+    surround.compile_soon(dtype, FORWARD)
+    surround.compile_soon(dtype, BACKWARD)
+    kernels.compile_soon(cell, BACKWARD, dtype, dims, threads)
 
 
 def _layer_cpu(*inputs: Any) -> tuple[Tensor, Tensor]:

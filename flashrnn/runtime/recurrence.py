@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from flashrnn.dims import Dims
-from flashrnn.dtypes import dtype_of
+from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import Options, options_of
 from flashrnn.reference import reference
-from flashrnn.runtime import higher, launch, pool, surround
+from flashrnn.runtime import higher, kernels, launch, pool, surround
 from flashrnn.runtime.arguments import (
     check_lengths,
     contiguous,
@@ -55,13 +55,19 @@ def _forward(
     S = len(cell.states)
     states = launch.empty_sequence(wx, (S,), (N, D), pool.empty)
     last = wx.new_empty((S, B, 1, N, D))
-    kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D)
+    soon = _training_soon if save else None
+    kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D, soon)
     saved = pool.empty(wx, kernel.saved_shape if save else (0,))
     r, bias, initial = r.contiguous(), contiguous(bias), contiguous(initial)
     weights, kept = unit_weights(cell, r, parameters), saved if save else None
     options = options_of(clip, cut, reverse)
     kernel.run(kernel.forward(wx, r, bias, weights, initial, states, last, kept, lengths, options))
     return states, last, saved
+
+
+def _training_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
+    kernels.compile_soon(cell, BACKWARD, dtype, dims, threads)
+    surround.compile_soon(dtype, BACKWARD)
 
 
 def _recurrence_cpu(*inputs: Any) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ def forward_into(
     the tuned or the cheapest one.
     """
     sequences, _, longest = sizes(scores, offsets)
-    plan = plan or _plan(FORWARD, v, sequences, longest)
+    plan = plan or _plan(FORWARD, v, sequences, longest, training=saved is not None)
     _run(
         plan,
         _rows(scores) + _rows(v) + _state(state) + _rows(o) + _state(last) + (address(saved),),
@@ -95,9 +95,13 @@ def sizes(scores: Tensor, offsets: OptionalTensor) -> tuple[int, int, int]:
     return len(lengths), T, int(lengths.max()) if len(lengths) else 0
 
 
-def _plan(direction: str, v: Tensor, sequences: int, longest: int) -> ScanPlan:
+def _plan(
+    direction: str, v: Tensor, sequences: int, longest: int, *, training: bool = False
+) -> ScanPlan:
     storage, (N, D) = scanned_dtype_of(v.dtype), v.shape[2:]
-    return plan_for(ATTENTION, direction, storage, False, sequences, longest, N, D)
+    return plan_for(
+        ATTENTION, direction, storage, False, sequences, longest, N, D, training=training
+    )
 
 
 def _run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime import pool
-from flashrnn.runtime.build import build, open_library, primitives_digest
+from flashrnn.runtime.build import build, build_soon, open_library, primitives_digest
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
 from flashrnn.runtime.threads import thread_count
+from flashrnn.runtime.toolchain import OPTIMIZED, QUICKLY_OPTIMIZED
 from flashrnn.tiling import scan
 from flashrnn.tiling.scan import ScanProblem, ScanTiling
 
@@ -86,8 +87,12 @@ def plan_for(
     T: int,
     columns: int,
     width: int,
+    *,
+    training: bool = False,
 ) -> ScanPlan:
     """The plan for these sizes and the current number of threads.
+
+    training: the BACKWARD one of the same sizes will be wanted, and is compiled beside it.
 
     T takes part as the next power of two, and at most as many sequences as there are threads, so
     that few problems are solved and tuned.
@@ -98,12 +103,26 @@ def plan_for(
     )
     known = _plans.get(problem)
     if known is None or known[0] != cache.generation():
-        device = Device.current()
-        config = cache.lookup(problem_key(problem), device)
-        tiling = ScanTiling.of_config(config) if config else scan.default(problem, device)
-        known = cache.generation(), load(problem, tiling, bool(config))
+        if training:
+            _compile_soon(replace(problem, direction=BACKWARD))
+        tiling, tuned = _tiling(problem)
+        known = cache.generation(), load(problem, tiling, tuned)
         _plans[problem] = known
     return known[1]
+
+
+def _compile_soon(problem: ScanProblem) -> None:
+    """Begin to compile what `plan_for` will open, beside other work."""
+    tiling, _ = _tiling(problem)
+    device = Device.current()
+    build_soon(_name(problem), source_of(problem, tiling, device), device, _level(problem))
+
+
+def _tiling(problem: ScanProblem) -> tuple[ScanTiling, bool]:
+    """The tuned tiling, or the cost model's; and whether it was tuned."""
+    device = Device.current()
+    config = cache.lookup(problem_key(problem), device)
+    return ScanTiling.of_config(config) if config else scan.default(problem, device), bool(config)
 
 
 def problem_of(
@@ -158,7 +177,7 @@ def source_of(problem: ScanProblem, tiling: ScanTiling, device: Cpu) -> str:
 def compiled(problem: ScanProblem, tiling: ScanTiling) -> Path:
     """The library of this tiling, compiled unless an earlier run did."""
     device = Device.current()
-    return build(_name(problem), source_of(problem, tiling, device), device)
+    return build(_name(problem), source_of(problem, tiling, device), device, _level(problem))
 
 
 def load(problem: ScanProblem, tiling: ScanTiling, tuned: bool) -> ScanPlan:
@@ -166,7 +185,7 @@ def load(problem: ScanProblem, tiling: ScanTiling, tuned: bool) -> ScanPlan:
     device = Device.current()
     entries = ("flashrnn_run", "flashrnn_workspace")
     source = source_of(problem, tiling, device)
-    library = open_library(_name(problem), source, device, entries)
+    library = open_library(_name(problem), source, device, entries, _level(problem))
     return ScanPlan(problem, library, tiling, tuned)
 
 
@@ -189,6 +208,10 @@ def empty_rows(like: Tensor, tail: tuple[int, ...]) -> Tensor:
 def rows_like(like: Tensor) -> Tensor:
     """An uninitialised tensor as `like` [B, T, ...], from the system's memory."""
     return empty_sequence(like, (), tuple(like.shape[2:]))
+
+
+def _level(problem: ScanProblem) -> str:
+    return QUICKLY_OPTIMIZED if problem.kind == ATTENTION else OPTIMIZED
 
 
 def _name(problem: ScanProblem) -> str:

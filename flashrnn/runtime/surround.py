@@ -1,4 +1,4 @@
-"""Call csrc/cpu/layer.hpp: a recurrence, the input product before it, the gradients behind it."""
+"""Call csrc/cpu/layer_*.hpp: a recurrence, the input product before it, the gradients behind it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from autotune.device import Device
+from autotune.device import Cpu, Device
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import BACKWARD, FORWARD, emit_layer
-from flashrnn.runtime.build import open_library
+from flashrnn.runtime.build import build_soon, open_library
 from flashrnn.runtime.launch import Block, Kernel
 from flashrnn.runtime.scratch import scratch
 
@@ -25,7 +25,7 @@ PIECE_BYTES = 1 << 20
 FEWEST_ROWS = 480
 
 
-# LayerForwardArguments and LayerBackwardArguments of csrc/cpu/layer.hpp behind the recurrence's.
+# LayerForwardArguments and LayerBackwardArguments of csrc/cpu/layer_*.hpp behind the recurrence's.
 _FORWARD = "run x x_b x_t I w columns steps workspace"
 _BACKWARD = (
     "run x x_b x_t I w d_x d_x_b d_x_t d_w d_r d_bias d_weights gates states weights steps "
@@ -154,19 +154,29 @@ def _runs(gates: tuple[str, ...], chosen: tuple[str, ...]) -> Any:
     return (ctypes.c_int64 * (3 * len(runs)))(*(n for run in runs for n in run))
 
 
-_ENTRIES = tuple(f"flashrnn_{d}{w}" for d in ("forward", "backward") for w in ("", "_workspace"))
-_libraries: dict[tuple[Dtype, str], ctypes.CDLL] = {}
+_libraries: dict[tuple[Dtype, str, str], tuple[Any, Any]] = {}
 
 
 def _entries(dtype: Dtype, direction: str) -> tuple[Any, Any]:
     """The function of a direction, and the one that says how much workspace it needs."""
     device = Device.current()
-    key = (dtype, device.isa)
-    if key not in _libraries:
-        source = emit_layer(dtype, vector_bytes=device.vector_bytes)
-        _libraries[key] = open_library(f"layer-{dtype.name}", source, device, _ENTRIES)
-    library = _libraries[key]
-    return (
-        getattr(library, f"flashrnn_{direction}"),
-        getattr(library, f"flashrnn_{direction}_workspace"),
-    )
+    key = (dtype, direction, device.isa)
+    known = _libraries.get(key)
+    if known is None:
+        names = (f"flashrnn_{direction}", f"flashrnn_{direction}_workspace")
+        library = open_library(*_source(dtype, direction, device), device, names)
+        known = _libraries[key] = getattr(library, names[0]), getattr(library, names[1])
+    return known
+
+
+def compile_soon(dtype: Dtype, direction: str) -> None:
+    """Begin to compile what `forward` or `backward` will call, beside other work."""
+    device = Device.current()
+    if (dtype, direction, device.isa) not in _libraries:
+        build_soon(*_source(dtype, direction, device), device)
+
+
+def _source(dtype: Dtype, direction: str, device: Cpu) -> tuple[str, str]:
+    """Name and text."""
+    text = emit_layer(dtype, direction, vector_bytes=device.vector_bytes)
+    return f"layer-{direction}-{dtype.name}", text

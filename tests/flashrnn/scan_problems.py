@@ -73,7 +73,7 @@ def tiling(monkeypatch, **changes) -> Iterator[None]:
     real = scan_launch.plan_for
     threads = changes.pop("threads", None)
 
-    def plan_for(*arguments):
+    def plan_for(*arguments, training=False):
         plan = real(*arguments)
         problem = replace(plan.problem, threads=threads or plan.problem.threads)
         return scan_launch.load(problem, replace(plan.tiling, **changes), tuned=False)

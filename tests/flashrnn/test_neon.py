@@ -43,15 +43,16 @@ B, T, N, D, I = 5, 6, 2, 11, 7
 STEPS = 4  # of a piece of the layer
 LENGTHS = (6, 0, 3, 1, 5)
 
-# Loads what surrounds a recurrence, then the driver of a cell, which calls it.
+# Loads what surrounds a recurrence in both directions, then the driver of a cell, which calls it.
 MAIN = """
 #include <dlfcn.h>
 #include <cstdio>
 int main(int, char** argv) {
-  void* layer = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
-  void* driver = layer == nullptr ? nullptr : dlopen(argv[2], RTLD_NOW);
+  for (int i = 1; i <= 2; ++i)
+    if (dlopen(argv[i], RTLD_NOW | RTLD_GLOBAL) == nullptr) return std::puts(dlerror()), 1;
+  void* driver = dlopen(argv[3], RTLD_NOW);
   if (driver == nullptr) return std::puts(dlerror()), 1;
-  reinterpret_cast<void (*)(const char*, const char*)>(dlsym(driver, "drive"))(argv[3], argv[4]);
+  reinterpret_cast<void (*)(const char*, const char*)>(dlsym(driver, "drive"))(argv[4], argv[5]);
 }
 """
 
@@ -88,7 +89,8 @@ def target(request, tmp_path, monkeypatch) -> Target:
 
 def source(cell: Cell, dtype: Dtype, device: Device) -> str:
     """The emitted kernels, each in a namespace, and the driver behind them."""
-    text = '#include "cpu/layer.hpp"\nusing namespace flashrnn;\n'
+    text = '#include "cpu/layer_forward.hpp"\n#include "cpu/layer_backward.hpp"\n'
+    text += "using namespace flashrnn;\n"
     for direction in (FORWARD, BACKWARD):
         problem = CpuProblem(lower(cell), direction, dtype, Dims(B, T, N, D), 1)
         emitted = source_of(problem, default(problem, device), device)
@@ -135,12 +137,14 @@ def drive(
 def test_kernels_on_128_bits(target, dtype, tmp_path) -> None:
     """Both targets run the same driver, so a wrong driver is not taken for a wrong machine."""
     target.link(tmp_path)
-    text = emit_layer(dtype, vector_bytes=target.device.vector_bytes)
-    layer = build(f"layer-{dtype.name}", text, target.device)
+    layers = []
+    for direction in (FORWARD, BACKWARD):
+        text = emit_layer(dtype, direction, vector_bytes=target.device.vector_bytes)
+        layers.append(build(f"layer-{direction}-{dtype.name}", text, target.device))
     for cell in every_cell() if target.launch else every_cell()[:1]:
         text = source(cell, dtype, target.device)
         driver = build(f"driver-{cell.name}-{dtype.name}", text, target.device)
-        command = [*target.launch, tmp_path / "main", layer, driver]
+        command = [*target.launch, tmp_path / "main", *layers, driver]
         p = layer_problem(cell, B, T, N, D, I, dtype.torch)
         for options in ({}, {"reverse": True, "lengths": torch.tensor(LENGTHS)}):
             got = drive(command, tmp_path, cell, p, options)

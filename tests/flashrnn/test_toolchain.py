@@ -16,7 +16,7 @@ from flashrnn import flashrnn
 from flashrnn.cells import lstm
 from flashrnn.errors import CompilerError
 from flashrnn.runtime import kernels, launch
-from flashrnn.runtime.build import build
+from flashrnn.runtime.build import build, build_soon
 from flashrnn.runtime.toolchain import find_compiler
 
 RUN = """
@@ -28,9 +28,9 @@ print(states.sum().item())
 """
 
 
-def run(environment) -> subprocess.CompletedProcess:
+def run(environment, program=RUN) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", RUN],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
@@ -107,6 +107,45 @@ def test_a_second_build_compiles_nothing(tmp_path, monkeypatch) -> None:
     narrow = Device.current().with_isa("generic")
     if narrow.isa != Device.current().isa:
         assert build("test-once", "int x;", narrow) != first
+
+
+def test_what_is_built_beside_other_work_is_built_once(tmp_path, monkeypatch) -> None:
+    """Who needs it meanwhile waits; what failed is told to them, in the compiler's words."""
+    log = tmp_path / "c++.log"
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\ncase "$*" in *--version*) ;; *) sleep 1;; esac\n'
+        f'exec {find_compiler().command[0]} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
+    for _ in range(2):
+        build_soon("test-soon", "int x;", Device.current())
+    assert not list(tmp_path.glob("kernels/*.so"))  # nobody has waited
+    assert build("test-soon", "int x;", Device.current()).is_file()
+    build_soon("test-soon", "int x;", Device.current())
+    assert len([line for line in log.read_text().splitlines() if "--version" not in line]) == 1
+    build_soon("test-broken", "no_such_type x;", Device.current())
+    with pytest.raises(CompilerError, match="no_such_type"):
+        build("test-broken", "no_such_type x;", Device.current())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_waits_for_no_thread_of_its_parent(tmp_path) -> None:
+    program = (
+        "import os, time, torch\n"
+        "from autotune.device import Device\n"
+        "from flashrnn.runtime import build\n"
+        "build.build_soon('test-fork', 'int x;', Device.current())\n"
+        "pid = os.fork()\n"
+        "path = build.build('test-fork', 'int x;', Device.current())\n"
+        "assert path.is_file()\n"
+        "if pid == 0: os._exit(0)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+    )
+    done = run({"FLASHRNN_CACHE": str(tmp_path)}, program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_other_words_for_the_compiler_give_another_library(tmp_path, monkeypatch) -> None:
