@@ -37,10 +37,10 @@ def build(name: str, source: str, device: Cpu, level: str = OPTIMIZED) -> Path:
     written.
     """
     job = _job(name, source, device, level)
-    if job.library.is_file():
-        return job.library
     begun = _background.find(job)
-    return job.run() if begun is None else begun.result()
+    if begun is not None:
+        return begun.result()
+    return job.library if job.library.is_file() else job.run()
 
 
 def build_soon(name: str, source: str, device: Cpu, level: str = OPTIMIZED) -> None:
@@ -111,7 +111,11 @@ class _Background:
                 return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flashrnn-build")
-            future = self._begun[job] = self._pool.submit(job.run)
+            try:
+                future = self._pool.submit(job.run)
+            except RuntimeError:  # the main thread has ended: `build` is left to do it
+                return
+            self._begun[job] = future
         future.add_done_callback(lambda _: self._forget(job))
 
     def _forget(self, job: _Job) -> None:

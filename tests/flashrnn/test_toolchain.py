@@ -131,6 +131,23 @@ def test_what_is_built_beside_other_work_is_built_once(tmp_path, monkeypatch) ->
         build("test-broken", "no_such_type x;", Device.current())
 
 
+def test_a_thread_that_outlives_the_main_one(tmp_path) -> None:
+    """Nothing more begins in the background then; a build is still made."""
+    program = (
+        "import threading, time\n"
+        "from autotune.device import Device\n"
+        "from flashrnn.runtime import build\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    time.sleep(0.5)\n"
+        "    build.build_soon('test-late', 'int x;', Device.current())\n"
+        "    print(build.build('test-late', 'int x;', Device.current()).is_file())\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    done = run({"FLASHRNN_CACHE": str(tmp_path)}, program)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_waits_for_no_thread_of_its_parent(tmp_path) -> None:
     program = (
