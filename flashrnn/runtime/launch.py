@@ -109,21 +109,13 @@ class Kernel:
             i = at["wx"]
             block[i] = wx.data_ptr()
             block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = wx.stride()
-        block[at["r"]] = r.data_ptr()
         if bias is not None:
             block[at["bias"]] = bias.data_ptr()
-        if weights is not None:
-            block[at["weights"]] = weights.data_ptr()
-        if initial is not None:
-            block[at["initial"]] = initial.data_ptr()
-        i = at["states"]
-        block[i] = states.data_ptr()
-        block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = states.stride()
-        block[i + 5] = len(states)
+        block[at["states_kept"]] = len(states)
         block[at["last"]] = last.data_ptr()
         if saved is not None:
             block[at["saved"]] = saved.data_ptr()
-        return self._complete(block, at, lengths, options)
+        return self._complete(block, at, r, weights, initial, states, lengths, options)
 
     def backward(
         self,
@@ -148,14 +140,6 @@ class Kernel:
         them to itself.
         """
         at, block = _AT[BACKWARD], self._block[:]
-        block[at["r"]] = r.data_ptr()
-        if weights is not None:
-            block[at["weights"]] = weights.data_ptr()
-        if initial is not None:
-            block[at["initial"]] = initial.data_ptr()
-        i = at["states"]
-        block[i] = states.data_ptr()
-        block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = states.stride()
         block[at["saved"]] = saved.data_ptr()
         if d_states is not None:
             i = at["d_states"]
@@ -177,12 +161,28 @@ class Kernel:
             block[at["d_weights"]] = d_weights.data_ptr()
         block[at["clip"]] = _bits(options.gradient_clip)
         block[at["cut"]] = options.gradient_cut
-        return self._complete(block, at, lengths, options)
+        return self._complete(block, at, r, weights, initial, states, lengths, options)
 
     def _complete(
-        self, block: Block[int], at: dict[str, int], lengths: Tensor | None, options: Options
+        self,
+        block: Block[int],
+        at: dict[str, int],
+        r: Tensor,
+        weights: Tensor | None,
+        initial: Tensor | None,
+        states: Tensor,
+        lengths: Tensor | None,
+        options: Options,
     ) -> Block[int]:
-        """The block with the order of the steps, and the workspace that it needs."""
+        """The block with what both directions have, and the workspace that it needs."""
+        block[at["r"]] = r.data_ptr()
+        if weights is not None:
+            block[at["weights"]] = weights.data_ptr()
+        if initial is not None:
+            block[at["initial"]] = initial.data_ptr()
+        i = at["states"]
+        block[i] = states.data_ptr()
+        block[i + 1], block[i + 2], block[i + 3], block[i + 4], _ = states.stride()
         if lengths is not None:
             block[at["lengths"]] = lengths.data_ptr()
         if options.reverse:

@@ -31,6 +31,7 @@ print(states.sum().item())
 def run(environment, program=RUN) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", program],
+        timeout=120,
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
