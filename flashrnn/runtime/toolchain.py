@@ -26,8 +26,8 @@ _FLAGS = (
     "-Wno-psabi",
     "-Wno-ignored-attributes",
 )
-# By measurement: at -O2 recurrences are up to 13 % slower; attention's scans are as fast forward and
-# 1 to 4 % slower backward, and compile in half the time.
+# By measurement: at -O2 recurrences are up to 13 % slower; attention's scans are as fast
+# forward and 1 to 4 % slower backward, and compile in half the time.
 OPTIMIZED, QUICKLY_OPTIMIZED = "-O3", "-O2"
 _ISA_FLAGS = {
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma"),
