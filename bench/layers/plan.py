@@ -57,7 +57,7 @@ def subject(name: str, heads: int) -> Subject:
 
 
 def subjects_named(words: Sequence[str], shapes: Iterable[Shape]) -> tuple[Subject, ...]:
-    """From "lstm" or "slstm:4" (heads). Raises UnknownChoice."""
+    """From "lstm" or "slstm:4" (heads), each once. Raises UnknownChoice."""
     found = []
     for word in words:
         name, _, heads = word.partition(":")
@@ -69,7 +69,7 @@ def subjects_named(words: Sequence[str], shapes: Iterable[Shape]) -> tuple[Subje
                 raise UnknownChoice(
                     "cell", f"{one.cell.name}:{one.heads}", [f"heads that divide D = {shape.D}"]
                 )
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def _count(word: str, heads: str) -> int:

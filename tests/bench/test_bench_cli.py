@@ -79,7 +79,7 @@ def test_show_prints_what_run_printed(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_options_choose_a_part(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--cells", "slstm:2", "gru", "--shapes", "2x3x4", "--kinds", "backward"]
+    words = ["--cells", "slstm:2", "gru", "slstm:2", "--shapes", "2x3x4", "--kinds", "backward"]
     assert cli.main([*RUN, *words, "--peers", "loop", "--threads", "1", "2"]) == 0
     found = read(OUTPUT)
     assert [(r.subject, r.dims.N, r.dims.D, r.threads, r.inputs) for r in found.rows] == [

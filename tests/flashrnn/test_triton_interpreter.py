@@ -90,8 +90,12 @@ def test_sample_of_the_matrix(cell, dtype, shape) -> None:
 @pytest.mark.parametrize("cell", [lstm, gru, elman, slstm], ids=lambda c: c.name)
 @pytest.mark.parametrize("steps", T)
 def test_whole_matrix(cell, dtype, steps) -> None:
-    for shape in MATRIX:
-        if shape[1] == steps:
+    """In 16 bits, which the interpreter takes longest for, half of the shapes: each B, N and D
+    with every other one of the rest, and what one cell leaves out, another has."""
+    side = LIBRARY.index(cell) + DTYPES.index(dtype)
+    for shape in itertools.product(B, (steps,), N, D):
+        places = sum(sizes.index(size) for sizes, size in zip((B, (steps,), N, D), shape))
+        if dtype == torch.float32 or (places + side) % 2:
             check_shape(check, cell, shape, dtype)
 
 
