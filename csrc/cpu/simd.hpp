@@ -25,16 +25,14 @@ struct Simd {
   static constexpr int lanes = Bytes / sizeof(R);
   typedef R Vec __attribute__((vector_size(Bytes)));
   typedef Int IntVec __attribute__((vector_size(Bytes)));
+  // In memory, at any address. To the compiler it shares memory with numbers R alone, as a copy by
+  // memcpy would not: what a loop reads of its arguments need not be read again after each store.
+  typedef R Somewhere __attribute__((vector_size(Bytes), aligned(sizeof(R))));
 
   static FLASHRNN_INLINE Vec broadcast(R x) { return x - Vec{}; }
 
-  static FLASHRNN_INLINE Vec load(const R* p) {
-    Vec v;
-    std::memcpy(&v, p, Bytes);
-    return v;
-  }
-
-  static FLASHRNN_INLINE void store(R* p, Vec v) { std::memcpy(p, &v, Bytes); }
+  static FLASHRNN_INLINE Vec load(const R* p) { return *reinterpret_cast<const Somewhere*>(p); }
+  static FLASHRNN_INLINE void store(R* p, Vec v) { *reinterpret_cast<Somewhere*>(p) = v; }
 
   // All bits of the first `count` lanes, none of the others.
   static FLASHRNN_INLINE IntVec first(int64_t count) {

@@ -60,7 +60,7 @@ def test_all_solutions_are_those_of_brute_force(path, model):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=120, **QUIET)
 @given(st.one_of(models(), satisfied_models()))
 def test_all_solutions_are_those_of_brute_force_at_length(path, model):
     check_all_solutions(model)
@@ -86,7 +86,7 @@ def test_propagation_loses_no_solution(model):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=120, **QUIET)
 @given(st.one_of(models(), satisfied_models(), satisfied_models()))
 def test_propagation_loses_no_solution_at_length(model):
     check_propagation(model)
@@ -120,7 +120,7 @@ def test_the_optimum_is_that_of_brute_force(path, model):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, **QUIET)
+@settings(max_examples=120, **QUIET)
 @given(models_with_preferences())
 def test_the_optimum_is_that_of_brute_force_at_length(path, model):
     check_optimum(model)
