@@ -207,17 +207,33 @@ struct Backward {
             __builtin_prefetch(soon);
             soon += pace;
           }
-          Vec r[V];
-          unroll<V>([&](auto v) __attribute__((always_inline)) {
-            r[v] = S::load(packed + l * d_per_register + v * W);
-            S::keep_in_register(r[v]);
-          });
-          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            const Vec x = S::broadcast(d_gate[i][l]);
-            unroll<V>([&](auto v) __attribute__((always_inline)) {
-              sum[i][v] = S::fma(r[v], x, sum[i][v]);
+          const auto weight = [&](int v) __attribute__((always_inline)) {
+            Vec r = S::load(packed + l * d_per_register + v * W);
+            S::keep_in_register(r);
+            return r;
+          };
+          // The fewer of the factors wait in registers.
+          if constexpr (Rows < V) {
+            Vec x[Rows];
+            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+              x[i] = S::broadcast(d_gate[i][l]);
             });
-          });
+            unroll<V>([&](auto v) __attribute__((always_inline)) {
+              const Vec r = weight(v);
+              unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+                sum[i][v] = S::fma(r, x[i], sum[i][v]);
+              });
+            });
+          } else {
+            Vec r[V];
+            unroll<V>([&](auto v) __attribute__((always_inline)) { r[v] = weight(v); });
+            unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+              const Vec x = S::broadcast(d_gate[i][l]);
+              unroll<V>([&](auto v) __attribute__((always_inline)) {
+                sum[i][v] = S::fma(r[v], x, sum[i][v]);
+              });
+            });
+          }
         });
         packed += count * d_per_register;
         left -= count;

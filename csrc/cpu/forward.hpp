@@ -13,9 +13,9 @@
 #pragma once
 
 #include "cpu/direct.hpp"
-#include "cpu/math.hpp"
 #include "cpu/order.hpp"
 #include "cpu/panels.hpp"
+#include "cpu/several.hpp"
 
 namespace flashrnn {
 
@@ -57,6 +57,11 @@ struct Forward {
   const Arguments& a;
   static constexpr int sums = Gr > 0 ? Gr : 1;  // accumulators per unit
   static constexpr int64_t depth = stretch<S>;
+  // The pointwise part takes some vectors together, of a few rows. One row alone has too few in a
+  // panel, so its sums wait until those of all panels are complete.
+  static constexpr bool alone = b_per_register == 1;
+  static constexpr int v_together = alone || V > 4 ? 4 : V;
+  static constexpr int b_together = alone ? 1 : 4 / v_together;
 
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
   Real *packed, *bias, *weights, *scratch;
@@ -72,7 +77,7 @@ struct Forward {
     bias = space.take(a.N * G * width);
     weights = space.take(a.N * Cell::weights * width);
     states_size = (states + 1) * a.b_per_core * row;
-    sums_size = round_up(a.b_per_core * sums * d_per_register, line<Real>);
+    sums_size = round_up((alone ? panels : 1) * a.b_per_core * sums * d_per_register, line<Real>);
     scratch_size = round_up(states_size, line<Real>) + a.cores_d * sums_size;
     scratch = space.take(a.threads * scratch_size);
     if (needed != nullptr) *needed = space.used;
@@ -129,10 +134,14 @@ struct Forward {
     // The other states are read and written by one unit alone, so in place.
     Real* state_in(int s) const { return s == 0 ? h_in() : plane(s + 1); }
     Real* state_out(int s) const { return s == 0 ? h_out() : plane(s + 1); }
-    // The sums of a row of the panel at hand, between two stretches of terms: each member's own.
-    Real* partial(int64_t b) const {
-      return scratch + f.states_size + team.rank * f.sums_size + b * sums * d_per_register;
+    // A row's sums of a gate, from a stretch of terms to the next and to the pointwise part: of the
+    // panel at hand, or of all panels. Each member has its own.
+    Real* partial(int64_t b, int slot) const {
+      const int64_t units = alone ? f.width : d_per_register;
+      return scratch + f.states_size + team.rank * f.sums_size + (b * sums + slot) * units;
     }
+    // The unit with which they begin.
+    static int64_t begin(int64_t panel) { return alone ? 0 : panel * d_per_register; }
 
     void run() {
       const auto& a = f.a;
@@ -148,11 +157,14 @@ struct Forward {
         team.meet();
         for (int64_t k = first; k < last; ++k) {
           const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
-          if (f.direct())
+          if (f.direct()) {
             direct(panel);
-          else
+          } else {
             products(panel, k + 1 == last ? panel : panel + (t & 1 ? -1 : 1));
+            if (!alone) pointwise(panel, panel + 1);
+          }
         }
+        if (alone && !f.direct()) pointwise(first, last);
       }
       if (a.order.lengths != nullptr && team.rank == 0) clear_ended(steps);
       const int64_t count = (to < a.D ? to : a.D) - from;
@@ -200,18 +212,13 @@ struct Forward {
       }
     }
 
-    // The terms of a stretch from `first` on, onto the sums so far; behind the last of all `terms`
-    // the cell's pointwise part.
+    // The terms of a stretch from `first` on, of all `terms`, onto the sums so far.
     template <int Rows>
     __attribute__((noinline)) void tile(int64_t panel, int64_t b, int64_t first, int64_t terms,
                                         const Real* soon, int64_t pace) const {
       const auto& a = f.a;
       const int64_t d0 = panel * d_per_register;
-      if (a.order.ended(b0 + b, Rows, t)) {
-        for (int64_t i = b; first == 0 && i < b + Rows; ++i)
-          for (int64_t d = d0; d < d0 + d_per_register && d < a.D; d += W) keep(i, d);
-        return;
-      }
+      if (a.order.ended(b0 + b, Rows, t)) return;
       const bool last = first + depth >= terms;
       Vec sum[Rows][sums][V] = {};
       if (first == 0) {
@@ -229,27 +236,54 @@ struct Forward {
         accumulate(sum, f.panel_of(n, panel) + first * Gr * d_per_register,
                    h_in() + b * f.row + first, last ? terms - first : depth, soon, pace);
         unroll<Rows * Gr * V>([&](auto j) __attribute__((always_inline)) {
-          const Vec s = sum[j / (Gr * V)][j / V % Gr][j % V];
-          Real* so_far = partial(b) + j * W;
-          S::store(so_far, first > 0 ? S::load(so_far) + s : s);
+          constexpr int i = j / (Gr * V), g = j / V % Gr, v = j % V;
+          Real* so_far = partial(b + i, g) + d0 - begin(panel) + v * W;
+          S::store(so_far, first > 0 ? S::load(so_far) + sum[i][g][v] : sum[i][g][v]);
         });
       }
-      if (last) pointwise(d0, b, Rows);
     }
 
-    // The pointwise part of a register tile, whose sums are complete.
-    __attribute__((noinline)) void pointwise(int64_t d0, int64_t first, int64_t count) const {
-      for (int64_t b = first; b < first + count; ++b)
-        for (int64_t v = 0; v < V && d0 + v * W < f.a.D; ++v) {
-          Vec gate[G];
-          unroll<G>([&](auto g) __attribute__((always_inline)) {
-            if constexpr (Cell::recurrent_slot[g] >= 0)
-              gate[g] = S::load(partial(b) + (Cell::recurrent_slot[g] * V + v) * W);
-            else
-              gate[g] = input<g>(b, d0 + v * W);
-          });
-          finish(gate, b, d0 + v * W);
+    // The pointwise part of all rows of the panels [first, last), whose sums are complete.
+    __attribute__((noinline)) void pointwise(int64_t first, int64_t last) const {
+      const int64_t from = first * d_per_register, end = last * d_per_register;
+      const int64_t to = end < f.a.D ? end : f.a.D, base = begin(first);
+      int64_t b = 0;
+      for (; b + b_together <= rows; b += b_together)
+        if (f.a.order.some_ended(b0 + b, b_together, t))
+          one_by_one(b, b + b_together, from, to, base);
+        else {
+          int64_t d = from;
+          for (; d + (v_together - 1) * W < to; d += v_together * W)
+            finish<b_together, v_together>(b, d, base);
+          one_by_one(b, b + b_together, d, to, base);
         }
+      one_by_one(b, rows, from, to, base);
+    }
+
+    FLASHRNN_INLINE void one_by_one(int64_t first, int64_t last, int64_t from, int64_t to,
+                                    int64_t base) const {
+      for (int64_t b = first; b < last; ++b)
+        for (int64_t d = from; d < to; d += W)
+          if (f.a.order.ended(b0 + b, 1, t))
+            keep(b, d);
+          else
+            finish<1, 1>(b, d, base);
+    }
+
+    template <int Rows, int Vectors>
+    FLASHRNN_INLINE void finish(int64_t b, int64_t d, int64_t base) const {
+      typename Several<S, Rows * Vectors>::Vec gate[G];
+      unroll<G>([&](auto g) __attribute__((always_inline)) {
+        unroll<Rows * Vectors>([&](auto i) __attribute__((always_inline)) {
+          const int64_t row = b + i / Vectors, unit = d + i % Vectors * W;
+          constexpr int slot = Cell::recurrent_slot[g];
+          if constexpr (slot >= 0)
+            gate[g].parts[i] = S::load(partial(row, slot) + unit - base);
+          else
+            gate[g].parts[i] = input<g>(row, unit);
+        });
+      });
+      finish<Rows, Vectors>(gate, b, d);
     }
 
     // A panel of a step, from weights as they lie: each is read from memory for the first row.
@@ -258,17 +292,21 @@ struct Forward {
       const int64_t end = (panel + 1) * d_per_register;
       const bool recurrent = Gr > 0 && a.initial != nullptr;
       for (int64_t d = panel * d_per_register; d < end && d < a.D; d += W) {
-        Vec gate[direct_rows][G];
+        typename Several<S, 1>::Vec gate[direct_rows][G];
         for (int64_t b = 0; b < rows; ++b) {
           unroll<G>([&](auto g) __attribute__((always_inline)) {
-            gate[b][g] = input<g>(b, d);
+            gate[b][g].parts[0] = input<g>(b, d);
           });
         }
         for (int g = 0; recurrent && g < Gr; ++g)
           for (int64_t b = 0; b < rows; ++b)
-            gate[b][Cell::recurrent_gate[g]] += dot_products<S>(
+            gate[b][Cell::recurrent_gate[g]].parts[0] += dot_products<S>(
                 a.r + ((g * a.N + n) * a.D + d) * a.D, a.D - d, h_in() + b * f.row, a.D);
-        for (int64_t b = 0; b < rows; ++b) finish(gate[b], b, d);
+        for (int64_t b = 0; b < rows; ++b)
+          if (a.order.ended(b0 + b, 1, t))
+            keep(b, d);
+          else
+            finish<1, 1>(gate[b], b, d);
       }
     }
 
@@ -349,27 +387,39 @@ struct Forward {
       return S::load(wx, a.D - d) + bias;
     }
 
-    // The pointwise part of one row and one vector of units, and where its results go.
-    FLASHRNN_INLINE void finish(const Vec (&gate)[G], int64_t b, int64_t d) const {
+    // The cell's equations for some vectors of a few rows, and where the results go.
+    template <int Rows, int Vectors>
+    FLASHRNN_INLINE void finish(const typename Several<S, Rows * Vectors>::Vec (&gate)[G],
+                                int64_t b, int64_t d) const {
+      using Many = Several<S, Rows * Vectors>;
       const auto& a = f.a;
-      if (a.order.ended(b0 + b, 1, t)) return keep(b, d);
-      constexpr int K = Cell::saved > 0 ? Cell::saved : 1;
-      constexpr int weights = Cell::weights > 0 ? Cell::weights : 1;
-      Vec state[states], next[states], weight[weights], save[K];
-      for (int s = 0; s < states; ++s) state[s] = S::load(state_in(s) + b * f.row + d);
-      for (int k = 0; k < Cell::weights; ++k)
-        weight[k] = S::load(f.weights + (n * Cell::weights + k) * f.width + d);
-      Cell::template forward<S>(gate, state, weight, next, save);
-      const int64_t count = a.D - d;
-      for (int s = 0; s < states; ++s) {
-        S::store(state_out(s) + b * f.row + d, next[s]);
-        if (s < a.states_kept)
-          S::store(a.states + s * a.states_s + states_at(b) + d, next[s], count);
-      }
-      if (a.saved != nullptr) {
-        Real* const to = saved_at(b, d);
-        for (int k = 0; k < Cell::saved; ++k) S::store(to + k * W, save[k]);
-      }
+      typename Many::Vec state[states], next[states];
+      typename Many::Vec weight[Cell::weights > 0 ? Cell::weights : 1];
+      typename Many::Vec save[Cell::saved > 0 ? Cell::saved : 1];
+      unroll<Rows * Vectors>([&](auto i) __attribute__((always_inline)) {
+        const int64_t row = b + i / Vectors, unit = d + i % Vectors * W;
+        unroll<states>([&](auto s) __attribute__((always_inline)) {
+          state[s].parts[i] = S::load(state_in(s) + row * f.row + unit);
+        });
+        unroll<Cell::weights>([&](auto k) __attribute__((always_inline)) {
+          weight[k].parts[i] = S::load(f.weights + (n * Cell::weights + k) * f.width + unit);
+        });
+      });
+      Cell::template forward<Many>(gate, state, weight, next, save);
+      unroll<Rows * Vectors>([&](auto i) __attribute__((always_inline)) {
+        const int64_t row = b + i / Vectors, unit = d + i % Vectors * W;
+        const int64_t to = states_at(row) + unit;
+        unroll<states>([&](auto s) __attribute__((always_inline)) {
+          S::store(state_out(s) + row * f.row + unit, next[s].parts[i]);
+          if (s < a.states_kept)
+            S::store(a.states + s * a.states_s + to, next[s].parts[i], a.D - unit);
+        });
+        if (a.saved == nullptr) return;
+        Real* const saved = saved_at(row, unit);
+        unroll<Cell::saved>([&](auto k) __attribute__((always_inline)) {
+          S::store(saved + k * W, save[k].parts[i]);
+        });
+      });
     }
 
     // A row that has ended keeps its states; its outputs are zero.

@@ -46,6 +46,10 @@ struct Constants<double> {
       0.0542258919744000741, 0.0374607189777538365, 0.0781528890046142522};
 };
 
+// Not several vectors, of which cpu/several.hpp takes these functions one by one.
+template <class S>
+concept Single = !requires { typename S::One; };
+
 template <class S, int N>
 FLASHRNN_INLINE typename S::Vec polynomial(typename S::Vec x, const typename S::Real (&c)[N]) {
   typename S::Vec y = S::broadcast(c[N - 1]);
@@ -57,12 +61,12 @@ FLASHRNN_INLINE typename S::Vec polynomial(typename S::Vec x, const typename S::
 
 template <class S>
 FLASHRNN_INLINE typename S::Vec maximum(typename S::Vec a, typename S::Vec b) {
-  return ((a < b) | (b != b)) ? b : a;
+  return S::select((a < b) | (b != b), b, a);
 }
 
 template <class S>
 FLASHRNN_INLINE typename S::Vec minimum(typename S::Vec a, typename S::Vec b) {
-  return ((b < a) | (b != b)) ? b : a;
+  return S::select((b < a) | (b != b), b, a);
 }
 
 // x = n ln 2 + r: e^r - 1, and n in the low bits of `shifted`.
@@ -91,7 +95,7 @@ FLASHRNN_INLINE typename S::Vec power_of_two(typename S::IntVec n) {
   return (typename S::Vec)((n + K::bias) << K::mantissa);
 }
 
-template <class S>
+template <Single S>
 FLASHRNN_INLINE typename S::Vec exp(typename S::Vec x) {
   using K = Constants<typename S::Real>;
   const auto reduced = reduce<S>(S::clamp(x, K::exp_low, K::exp_high));
@@ -110,13 +114,13 @@ FLASHRNN_INLINE typename S::Vec exp_normal(typename S::Vec x) {
   return S::fma(scale, reduced.expm1_r, scale);
 }
 
-template <class S>
+template <Single S>
 FLASHRNN_INLINE typename S::Vec sigmoid(typename S::Vec x) {
   const auto one = S::broadcast(1);
   return one / (one + exp_normal<S>(-x));
 }
 
-template <class S>
+template <Single S>
 FLASHRNN_INLINE typename S::Vec tanh(typename S::Vec x) {
   using K = Constants<typename S::Real>;
   const auto one = S::broadcast(1);
@@ -127,7 +131,7 @@ FLASHRNN_INLINE typename S::Vec tanh(typename S::Vec x) {
 }
 
 // log(sigmoid(x)) = min(x, 0) - log1p(e^-|x|), and log1p(y) = 2 atanh(y / (2 + y)).
-template <class S>
+template <Single S>
 FLASHRNN_INLINE typename S::Vec log_sigmoid(typename S::Vec x) {
   using K = Constants<typename S::Real>;
   const auto zero = S::broadcast(0);

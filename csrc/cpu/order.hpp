@@ -21,6 +21,14 @@ struct Order {
     return true;
   }
 
+  // Whether any of them has none.
+  bool some_ended(int64_t b, int64_t count, int64_t t) const {
+    if (lengths == nullptr) return false;
+    for (int64_t i = b; i < b + count; ++i)
+      if (start + t >= lengths[i]) return true;
+    return false;
+  }
+
   // Where step t of this call stands in a tensor of the whole sequence. Steps that a row lacks
   // stand at its end, in either direction.
   int64_t position(int64_t b, int64_t t) const {

@@ -113,6 +113,9 @@ struct Simd {
     return (x > hi) ? hi : x;
   }
 
+  // a where the condition holds, else b.
+  static FLASHRNN_INLINE Vec select(IntVec condition, Vec a, Vec b) { return condition ? a : b; }
+
   // a * b + c, rounded once where the machine can.
   static FLASHRNN_INLINE Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

@@ -11,6 +11,7 @@ struct Lane {
   using Vec = float;
   static FLASHRNN_INLINE float broadcast(double x) { return float(x); }
   static FLASHRNN_INLINE float fma(float x, float y, float z) { return fmaf(x, y, z); }
+  static FLASHRNN_INLINE float select(bool condition, float x, float y) { return condition ? x : y; }
 };
 
 namespace math {

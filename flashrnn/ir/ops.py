@@ -166,7 +166,7 @@ OPS: dict[str, Op] = {
         torch.where,
         lambda r, a, d: (None, where(a[0], d, 0.0), where(a[0], 0.0, d)),
         1,
-        _spelled("{0} ? {1} : {2}", "tl.where({0}, {1}, {2})"),
+        _spelled("S::select({0}, {1}, {2})", "tl.where({0}, {1}, {2})"),
     ),
 }
 

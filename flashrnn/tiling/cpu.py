@@ -94,12 +94,12 @@ def model(problem: CpuProblem, device: Cpu) -> Model:
     d = m.int_var("d_per_register", range(lanes, widest * lanes + 1, lanes))
     core = m.int_var("b_per_core", _row_counts(dims.B))
     vectors = d // lanes
-    # Sums; then either one vector of R and a broadcast h per row, or the other way round.
-    operands = vectors + 1 if problem.direction == BACKWARD else b + 1
-    m.add(
-        (b * vectors if sums == 1 else sums * b * vectors) + operands <= device.vector_registers,
-        name="vector registers: sums and operands",
-    )
+    # Sums; then one vector of R and a broadcast h per row, or, going back, the other way round.
+    held = b * vectors if sums == 1 else sums * b * vectors
+    registers = held + b + 1 <= device.vector_registers
+    if problem.direction == BACKWARD:
+        registers = registers | (held + vectors + 1 <= device.vector_registers)
+    m.add(registers, name="vector registers: sums and operands")
     m.add(
         (b <= core) | (b <= fewest),
         name=f"no more rows in registers than one core has, or {fewest}",
