@@ -63,9 +63,9 @@ def flashrnn(
     function: a cell or its name; the order of the gates is the cell's. Tensors of any strides,
     all of one dtype and device.
 
-    Returns (states [S, B, T, N, D] after every step, last [S, B, 1, N, D]); memory is ordered as
-    that of Wx (time-major in, time-major out). Gradients flow to every floating-point argument
-    from both results.
+    Returns (states [S, B, T, N, D] after every step, last [S, B, 1, N, D]). In memory T lies before
+    B from the kernels of a CPU, from those of a GPU as in Wx. Gradients flow to every
+    floating-point argument from both results.
 
     gradient_clip: bound of what flows back through time into h at each step, before the gradient
     of the output there is added. gradient_cut: nothing flows back to h through R h (R keeps its

@@ -53,7 +53,7 @@ def _forward(
     wx = innermost_contiguous(wx)
     B, T, _, N, D = wx.shape
     S = len(cell.states)
-    states = launch.empty_sequence(wx, (S,), (N, D), pool.empty)
+    states = pool.empty(wx, (S, T, B, N, D)).transpose(1, 2)  # what a step writes lies together
     last = wx.new_empty((S, B, 1, N, D))
     soon = _training_soon if save else None
     kernel = launch.kernel_for(cell, FORWARD, wx.dtype, B, T, N, D, soon)
@@ -80,6 +80,7 @@ def _training_cpu(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _backward_cpu(
+    wx: Tensor,
     r: Tensor,
     parameters: OptionalTensor,
     initial: OptionalTensor,
@@ -102,7 +103,8 @@ def _backward_cpu(
     K = 0 if weights is None else weights.shape[0]
     none = r.new_empty(0)
     gates = len(declared.gates)
-    d_gates = launch.empty_sequence(states[0], (), (gates, N, D), pool.empty)
+    # ordered in memory as wx, or autograd copies it
+    d_gates = launch.empty_sequence(wx, (), (gates, N, D), pool.empty)
     d_weights, each = r.new_empty((K, N, D)), r.new_empty((B, K, N, D))
     d_initial = r.new_empty((S, B, 1, N, D)) if need_initial else None
     d_r = r.new_empty(r.shape) if need_r and dense else None
@@ -148,15 +150,15 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, d_states: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
         *inputs, states, saved, lengths = ctx.saved_tensors
-        _, r, _, parameters, initial = inputs
+        wx, r, _, parameters, initial = inputs
         need = list(ctx.needs_input_grad[:5])
         cell, _, *options = ctx.rest
         run = plain(torch.ops.flashrnn.recurrence_backward.default, _backward_cpu)
 
         def fused() -> tuple[OptionalTensor, ...]:
             grads = run(
-                r, parameters, initial, states, saved, d_states, d_last, need, cell, lengths,
-                *options,
+                wx, r, parameters, initial, states, saved, d_states, d_last, need, cell,
+                lengths, *options,
             )  # fmt: skip
             return tuple(g if n else None for g, n in zip(grads, need, strict=True))
 
@@ -182,9 +184,9 @@ def _recurrence_fake(
     cell: str,
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    B, _, _, N, D = wx.shape
+    B, T, _, N, D = wx.shape
     S = len(cell_of(cell).states)
-    return launch.empty_sequence(wx, (S,), (N, D)), wx.new_empty((S, B, 1, N, D))
+    return wx.new_empty((S, T, B, N, D)).transpose(1, 2), wx.new_empty((S, B, 1, N, D))
 
 
 def _training_fake(wx: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,6 +197,7 @@ def _training_fake(wx: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _backward_fake(
+    wx: Tensor,
     r: Tensor,
     parameters: OptionalTensor,
     initial: OptionalTensor,
@@ -208,7 +211,7 @@ def _backward_fake(
 ) -> tuple[Tensor, ...]:
     declared = cell_of(cell)
     S, B, _, N, D = states.shape
-    gates = launch.empty_sequence(states[0], (), (len(declared.gates), N, D))
+    gates = launch.empty_sequence(wx, (), (len(declared.gates), N, D))
     d_wx = of_gates(gates, declared.gates, declared.input) if need[0] else r.new_empty(0)
     gate_count, parameter_count = len(declared.gates), len(declared.parameters)
     shapes = (r.shape, (gate_count, N, D), (parameter_count, N, D), (S, B, 1, N, D))
@@ -231,7 +234,7 @@ define(
 )
 define(
     "recurrence_backward",
-    "(Tensor r, Tensor? parameters, Tensor? initial, Tensor states, Tensor saved, "
+    "(Tensor wx, Tensor r, Tensor? parameters, Tensor? initial, Tensor states, Tensor saved, "
     f"Tensor? d_states, Tensor? d_last, bool[] need, str cell, {OPTIONS}) -> "
     "(Tensor d_wx, Tensor d_r, Tensor d_bias, Tensor d_parameters, Tensor d_initial)",
     _backward_cpu,

@@ -179,14 +179,19 @@ def test_rows_do_not_depend_on_their_batch() -> None:
             torch.set_num_threads(threads)
 
 
-def test_memory_order_follows_the_input() -> None:
+def test_memory_order() -> None:
+    """States lie step by step, the gradient of Wx as Wx does."""
     arguments = problem(lstm, 3, 5, 2, 8, torch.float64)
-    wx = arguments["Wx"].detach().transpose(0, 1).contiguous().transpose(0, 1)
-    states, _ = flashrnn(wx, arguments["R"], arguments["b"])
-    batch_major, _ = flashrnn(wx.contiguous(), arguments["R"], arguments["b"])
-    assert states.transpose(1, 2).is_contiguous()
-    assert batch_major.is_contiguous()
-    assert torch.equal(states, batch_major)
+    batch_major = arguments["Wx"].detach().contiguous()
+    time_major = batch_major.transpose(0, 1).contiguous().transpose(0, 1)
+    results = []
+    for wx in (batch_major, time_major):
+        states, _ = flashrnn(wx.requires_grad_(), arguments["R"], arguments["b"])
+        assert states.transpose(1, 2).is_contiguous()
+        (d_wx,) = torch.autograd.grad(states.sum(), wx)
+        assert d_wx.stride() == wx.stride()
+        results.append((states, d_wx))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("name", ["Wx", "R", "b", "states"])

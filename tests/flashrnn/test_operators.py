@@ -32,7 +32,9 @@ def test_opcheck(cell, rest) -> None:
     torch.library.opcheck(ops.recurrence_training, (*plain, *rest))
     states, last, saved = ops.recurrence_training(*plain, *rest)
     need = [True, True, True, parameters is not None, True]
-    backward = (plain[1], *plain[3:], states, saved, torch.ones_like(states), last, need, *rest)
+    wx, r, _, parameters, initial = plain
+    inputs = (wx, r, parameters, initial, states, saved, torch.ones_like(states), last)
+    backward = (*inputs, need, *rest)
     torch.library.opcheck(ops.recurrence_backward, backward)
 
 

@@ -45,7 +45,7 @@ struct Cell {
                                        [[maybe_unused]] Vec* d_weight) {
     namespace math = flashrnn::math;
     const auto x0 = save[0] < S::broadcast(0.0);  // recomputed: 1
-    const Vec x1 = x0 ? S::broadcast(0.0) : d_next[0];
+    const Vec x1 = S::select(x0, S::broadcast(0.0), d_next[0]);
     const Vec x2 = x1 * weight[0];
     const Vec x3 = x1 * state[0];
     d_gate[0] = x1;

@@ -34,7 +34,7 @@ struct Cell {
     const auto x3 = state[2] == S::broadcast(0.0);
     const Vec x4 = math::tanh<S>(gate[2]);
     const Vec x5 = math::maximum<S>(gate[0], x2);
-    const Vec x6 = x3 ? gate[0] : x5;
+    const Vec x6 = S::select(x3, gate[0], x5);
     const Vec x7 = x2 - x6;
     const Vec x8 = math::exp<S>(x7);
     const Vec x9 = x8 * state[1];
@@ -82,7 +82,7 @@ struct Cell {
     const auto x11 = save[1] < save[0];  // recomputed: 1
     const Vec x12 = S::fma(x8, state[2], x10);  // recomputed: 2
     const auto x13 = x12 < S::broadcast(1.0);  // recomputed: 1
-    const Vec x14 = x13 ? S::broadcast(0.0) : x1;
+    const Vec x14 = S::select(x13, S::broadcast(0.0), x1);
     const Vec x15 = S::fma(x2, save[3], x14);
     const Vec x16 = x15 * x10;
     const Vec x17 = x2 * x10;
@@ -94,12 +94,12 @@ struct Cell {
     const Vec x23 = d_next[3] - x16;
     const Vec x24 = x21 * x8;
     const Vec x25 = x23 - x24;
-    const Vec x26 = x22 ? x25 : S::broadcast(0.0);
+    const Vec x26 = S::select(x22, x25, S::broadcast(0.0));
     const Vec x27 = x16 + x26;
-    const Vec x28 = x22 ? S::broadcast(0.0) : x25;
-    const Vec x29 = x11 ? S::broadcast(0.0) : x28;
+    const Vec x28 = S::select(x22, S::broadcast(0.0), x25);
+    const Vec x29 = S::select(x11, S::broadcast(0.0), x28);
     const Vec x30 = x27 + x29;
-    const Vec x31 = x11 ? x28 : S::broadcast(0.0);
+    const Vec x31 = S::select(x11, x28, S::broadcast(0.0));
     const Vec x32 = x24 + x31;
     const Vec x33 = x32 * save[4];
     const Vec x34 = x2 * x8;
