@@ -15,7 +15,7 @@
 #include "cpu/direct.hpp"
 #include "cpu/order.hpp"
 #include "cpu/panels.hpp"
-#include "cpu/several.hpp"
+#include "cpu/pointwise.hpp"
 
 namespace flashrnn {
 
@@ -57,11 +57,9 @@ struct Forward {
   const Arguments& a;
   static constexpr int sums = Gr > 0 ? Gr : 1;  // accumulators per unit
   static constexpr int64_t depth = stretch<S>;
-  // The pointwise part takes some vectors together, of a few rows. One row alone has too few in a
-  // panel, so its sums wait until those of all panels are complete.
+  // One row alone has too few vectors in a panel for a pointwise part that takes several together,
+  // so its sums wait until those of all panels are complete.
   static constexpr bool alone = b_per_register == 1;
-  static constexpr int v_together = alone || V > 4 ? 4 : V;
-  static constexpr int b_together = alone ? 1 : 4 / v_together;
 
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
   Real *packed, *bias, *weights, *scratch;
@@ -121,6 +119,8 @@ struct Forward {
   }
 
   struct Item {
+    using Pointwise = flashrnn::Pointwise<Cell, S, V, alone, Item>;
+
     const Forward& f;
     int64_t n, b0, rows;
     Real* scratch;  // h in, h out, then the other states: [states + 1][b_per_core][row]
@@ -161,10 +161,10 @@ struct Forward {
             direct(panel);
           } else {
             products(panel, k + 1 == last ? panel : panel + (t & 1 ? -1 : 1));
-            if (!alone) pointwise(panel, panel + 1);
+            if (!alone) Pointwise{*this}.panels(panel, panel + 1);
           }
         }
-        if (alone && !f.direct()) pointwise(first, last);
+        if (alone && !f.direct()) Pointwise{*this}.panels(first, last);
       }
       if (a.order.lengths != nullptr && team.rank == 0) clear_ended(steps);
       const int64_t count = (to < a.D ? to : a.D) - from;
@@ -243,49 +243,6 @@ struct Forward {
       }
     }
 
-    // The pointwise part of all rows of the panels [first, last), whose sums are complete.
-    __attribute__((noinline)) void pointwise(int64_t first, int64_t last) const {
-      const int64_t from = first * d_per_register, end = last * d_per_register;
-      const int64_t to = end < f.a.D ? end : f.a.D, base = begin(first);
-      int64_t b = 0;
-      for (; b + b_together <= rows; b += b_together)
-        if (f.a.order.some_ended(b0 + b, b_together, t))
-          one_by_one(b, b + b_together, from, to, base);
-        else {
-          int64_t d = from;
-          for (; d + (v_together - 1) * W < to; d += v_together * W)
-            finish<b_together, v_together>(b, d, base);
-          one_by_one(b, b + b_together, d, to, base);
-        }
-      one_by_one(b, rows, from, to, base);
-    }
-
-    FLASHRNN_INLINE void one_by_one(int64_t first, int64_t last, int64_t from, int64_t to,
-                                    int64_t base) const {
-      for (int64_t b = first; b < last; ++b)
-        for (int64_t d = from; d < to; d += W)
-          if (f.a.order.ended(b0 + b, 1, t))
-            keep(b, d);
-          else
-            finish<1, 1>(b, d, base);
-    }
-
-    template <int Rows, int Vectors>
-    FLASHRNN_INLINE void finish(int64_t b, int64_t d, int64_t base) const {
-      typename Several<S, Rows * Vectors>::Vec gate[G];
-      unroll<G>([&](auto g) __attribute__((always_inline)) {
-        unroll<Rows * Vectors>([&](auto i) __attribute__((always_inline)) {
-          const int64_t row = b + i / Vectors, unit = d + i % Vectors * W;
-          constexpr int slot = Cell::recurrent_slot[g];
-          if constexpr (slot >= 0)
-            gate[g].parts[i] = S::load(partial(row, slot) + unit - base);
-          else
-            gate[g].parts[i] = input<g>(row, unit);
-        });
-      });
-      finish<Rows, Vectors>(gate, b, d);
-    }
-
     // A panel of a step, from weights as they lie: each is read from memory for the first row.
     __attribute__((noinline)) void direct(int64_t panel) const {
       const auto& a = f.a;
@@ -306,7 +263,7 @@ struct Forward {
           if (a.order.ended(b0 + b, 1, t))
             keep(b, d);
           else
-            finish<1, 1>(gate[b], b, d);
+            Pointwise{*this}.template finish<1, 1>(gate[b], b, d);
       }
     }
 
@@ -385,41 +342,6 @@ struct Forward {
       if (d >= a.D) return bias;
       const Real* wx = a.wx + wx_at(b) + slot * a.wx_g + n * a.wx_n + d;
       return S::load(wx, a.D - d) + bias;
-    }
-
-    // The cell's equations for some vectors of a few rows, and where the results go.
-    template <int Rows, int Vectors>
-    FLASHRNN_INLINE void finish(const typename Several<S, Rows * Vectors>::Vec (&gate)[G],
-                                int64_t b, int64_t d) const {
-      using Many = Several<S, Rows * Vectors>;
-      const auto& a = f.a;
-      typename Many::Vec state[states], next[states];
-      typename Many::Vec weight[Cell::weights > 0 ? Cell::weights : 1];
-      typename Many::Vec save[Cell::saved > 0 ? Cell::saved : 1];
-      unroll<Rows * Vectors>([&](auto i) __attribute__((always_inline)) {
-        const int64_t row = b + i / Vectors, unit = d + i % Vectors * W;
-        unroll<states>([&](auto s) __attribute__((always_inline)) {
-          state[s].parts[i] = S::load(state_in(s) + row * f.row + unit);
-        });
-        unroll<Cell::weights>([&](auto k) __attribute__((always_inline)) {
-          weight[k].parts[i] = S::load(f.weights + (n * Cell::weights + k) * f.width + unit);
-        });
-      });
-      Cell::template forward<Many>(gate, state, weight, next, save);
-      unroll<Rows * Vectors>([&](auto i) __attribute__((always_inline)) {
-        const int64_t row = b + i / Vectors, unit = d + i % Vectors * W;
-        const int64_t to = states_at(row) + unit;
-        unroll<states>([&](auto s) __attribute__((always_inline)) {
-          S::store(state_out(s) + row * f.row + unit, next[s].parts[i]);
-          if (s < a.states_kept)
-            S::store(a.states + s * a.states_s + to, next[s].parts[i], a.D - unit);
-        });
-        if (a.saved == nullptr) return;
-        Real* const saved = saved_at(row, unit);
-        unroll<Cell::saved>([&](auto k) __attribute__((always_inline)) {
-          S::store(saved + k * W, save[k].parts[i]);
-        });
-      });
     }
 
     // A row that has ended keeps its states; its outputs are zero.

@@ -225,7 +225,7 @@ def kernel_for(
 
 
 def time_major(x: Tensor) -> bool:
-    """Whether [B, T, ...] lies in memory with T outermost; results follow the input in this."""
+    """Whether [B, T, ...] lies in memory with T outermost."""
     return x.stride(0) < x.stride(1) and x.shape[0] > 1 and x.shape[1] > 1
 
 

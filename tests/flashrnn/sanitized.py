@@ -49,8 +49,8 @@ def plant(what: str) -> None:
     if what == "wx":
         p["Wx"] = one_short(p["Wx"].clone())
     if what == "states":
-        empty = launch.empty_sequence
-        launch.empty_sequence = lambda *a: one_short(empty(*a))
+        forward = launch.Kernel.forward
+        launch.Kernel.forward = lambda kernel, *a: forward(kernel, *a[:5], one_short(a[5]), *a[6:])
     if what == "workspace":
         launch.scratch = lambda name, count, dtype: fresh(name, count // 2, dtype)
     flashrnn(**p)
