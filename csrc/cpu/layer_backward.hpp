@@ -84,8 +84,8 @@ struct LayerBackward {
     d_gates = space.take(rows * row);
     packed = space.take(P::packed_numbers(chunk, most));
     grouped = space.take(P::grouped_numbers(chunk, std::max(a.I, D)));
-    sums_w = space.take(a.d_w != nullptr ? a.I * input.total : 0);
-    sums_r = space.take(a.d_r != nullptr ? N * D * recurrent_columns : 0);
+    sums_w = space.take(a.d_w != nullptr ? a.I * sums_row(input.total) : 0);
+    sums_r = space.take(a.d_r != nullptr ? N * D * sums_row(recurrent_columns) : 0);
     gathered = space.take(a.recurrence.threads * most);
     carried = space.take(a.states * B * N * D);
     piece_weights = space.take(B * a.weights * N * D);
@@ -96,6 +96,9 @@ struct LayerBackward {
     d_x_rows = reinterpret_cast<Real**>(space.take(rows * pointer<Real>));
     if (needed != nullptr) *needed = space.used;
   }
+
+  // Distance of two rows of sums: not a power of two, as above.
+  static int64_t sums_row(int64_t columns) { return columns + line<Real>; }
 
   void run() const {
     BackwardArguments<Real> piece = a.recurrence;
@@ -214,7 +217,7 @@ struct LayerBackward {
             columns.add(((a.recurrent[i].gate + g) * N + n) * D, D);
         if (held == nullptr || !(columns == *held)) pack(columns, r, count);
         held = nullptr;
-        outer(h_rows + r, n * D, D, sums_r + n * D * columns.total, columns.total, count,
+        outer(h_rows + r, n * D, D, sums_r + n * D * sums_row(columns.total), columns.total, count,
               add || r > 0);
       }
     }
@@ -252,28 +255,30 @@ struct LayerBackward {
     const int64_t parts = std::min(groups, (4 * a.recurrence.threads + panels - 1) / panels);
     each(panels * parts, [&](int64_t i, int64_t) {
       const int64_t part = i % parts;
-      P::multiply_grouped(grouped, packed, sums, n, m, count, n, i / parts, part * groups / parts,
-                          (part + 1) * groups / parts, add);
+      P::multiply_grouped(grouped, packed, sums, sums_row(n), m, count, n, i / parts,
+                          part * groups / parts, (part + 1) * groups / parts, add);
     });
   }
 
-  // The sums are [I, columns] and [N, P, G_r D]; the weights have the transposed order.
+  // The sums are [I, columns] and [N, P, G_r D], their rows apart; the weights have the transposed
+  // order.
   void transpose_sums() const {
     const bool some = a.recurrence.T * B > 0;
     if (a.d_w != nullptr && !some) std::fill_n(a.d_w, input.total * a.I, Real{0});
     if (a.d_r != nullptr && !some) std::fill_n(a.d_r, N * D * recurrent_columns, Real{0});
     if (a.d_w != nullptr && some)
       each((a.I + W - 1) / W, [&](int64_t i, int64_t) {
-        transpose<S, false>(sums_w + i * W * input.total, input.total, a.d_w + i * W, a.I,
-                            a.I - i * W, input.total);
+        const int64_t apart = sums_row(input.total);
+        transpose<S, false>(sums_w + i * W * apart, apart, a.d_w + i * W, a.I, a.I - i * W,
+                            input.total);
       });
     if (a.d_r != nullptr && some)
       for (int64_t n = 0; n < N; ++n)
         for (int64_t g = 0; g < recurrent_columns / D; ++g)
           each((D + W - 1) / W, [&](int64_t i, int64_t) {
-            transpose<S, false>(sums_r + (n * D + i * W) * recurrent_columns + g * D,
-                                recurrent_columns, a.d_r + (g * N + n) * D * D + i * W, D,
-                                D - i * W, D);
+            const int64_t apart = sums_row(recurrent_columns);
+            transpose<S, false>(sums_r + (n * D + i * W) * apart + g * D, apart,
+                                a.d_r + (g * N + n) * D * D + i * W, D, D - i * W, D);
           });
   }
 };

@@ -8,7 +8,9 @@
 // first-level cache: a broadcast costs wide machines two loads already.
 #pragma once
 
-#include "cpu/transpose.hpp"
+#include <algorithm>
+
+#include "cpu/panels.hpp"
 
 namespace flashrnn {
 
@@ -26,7 +28,10 @@ struct Product {
 #endif
   static constexpr int64_t panel = tile_vectors * W;
   static constexpr int64_t depth = 24 * 1024 / (panel * int64_t{sizeof(Real)});  // of L1's 32 KB
-  static constexpr int64_t block_rows = 24 * tile_rows;
+  // Of the broadcast operand, so much that it stays in the second cache for all panels.
+  static constexpr int64_t block_rows = 24 * tile_rows, row_bytes = 3 * 1024;
+  static constexpr int64_t block_depth =
+      depth * std::max<int64_t>(1, row_bytes / sizeof(Real) / depth);
   static constexpr int64_t slot = 8;  // distance of packed groups of tile_rows numbers
 
   static constexpr int64_t panels(int64_t n) { return (n + panel - 1) / panel; }
@@ -72,13 +77,15 @@ struct Product {
   // block_rows. a, c: where each row begins.
   static void multiply(const Real* const* a, const Real* packed, Real* const* c, int64_t rows,
                        int64_t k, int64_t n, bool add) {
-    for (int64_t p = 0; p < panels(n); ++p)
-      for (int64_t k0 = 0; k0 < k || k0 == 0; k0 += depth) {
-        const Real* b = packed + (p * k + k0) * panel;
-        const int64_t length = k - k0 < depth ? k - k0 : depth;
-        for (int64_t i = 0; i < rows; i += tile_rows)
-          any_tile<false>(rows - i, {a + i, k0, nullptr, b, c + i, p * panel, length, n, add || k0});
-      }
+    for (int64_t first = 0; first < k || first == 0; first += block_depth)
+      for (int64_t p = 0; p < panels(n); ++p)
+        for (int64_t k0 = first; k0 == first || k0 < std::min(k, first + block_depth); k0 += depth) {
+          const Real* b = packed + (p * k + k0) * panel;
+          const int64_t length = k - k0 < depth ? k - k0 : depth;
+          for (int64_t i = 0; i < rows; i += tile_rows)
+            any_tile<false>(rows - i, {a + i, k0, nullptr, b, c + i, p * panel, length, n,
+                                       add || k0, next(b, length, i, rows)});
+        }
   }
 
   // c[i][p * panel ...] += (or =) sum over k of grouped[i][k] packed[k], for one panel p of n
@@ -94,7 +101,8 @@ struct Product {
         Real* rows[tile_rows];
         for (int64_t j = 0; j < tile_rows; ++j) rows[j] = c + (i + j) * c_row;
         any_tile<true>(m - i, {nullptr, 0, grouped + (group * k + k0) * slot, b, rows, p * panel,
-                               length, n, add || k0});
+                               length, n, add || k0,
+                               next(b, length, group - first, last - first)});
       }
     }
   }
@@ -108,7 +116,15 @@ struct Product {
     Real* const* c;
     int64_t column, length, n;
     bool add;
+    const Real* next;  // of the packed operand, to be fetched meanwhile
   };
+  static constexpr int64_t fetched = depth * panel / (block_rows / tile_rows);
+
+  // Where the share of row or group i of count begins in the stretch that follows in memory: when its
+  // turn comes, it is in the second cache.
+  static FLASHRNN_INLINE const Real* next(const Real* b, int64_t length, int64_t i, int64_t count) {
+    return b + length * panel + i * length / count * panel;
+  }
 
   template <bool grouped>
   static FLASHRNN_INLINE void any_tile(int64_t rows, const Tile& t) {
@@ -121,6 +137,14 @@ struct Product {
 
   template <int Rows, int V, bool grouped>
   static __attribute__((noinline)) void tile(const Tile& t) {
+    // The results so far are needed last, by when they are at hand.
+    if (t.add)
+      unroll<Rows * V>([&](auto i) __attribute__((always_inline)) {
+        __builtin_prefetch(t.c[i / V] + t.column + i % V * W, 1);
+      });
+    unroll<fetched / line<Real>>([&](auto i) __attribute__((always_inline)) {
+      __builtin_prefetch(t.next + i * line<Real>, 0, 2);
+    });
     // Sums of a stretch begin at zero: added one by one to a large total, small products would lose
     // digits, and the error would grow with the square root of all of them.
     Vec sum[Rows][V] = {};

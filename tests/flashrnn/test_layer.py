@@ -50,6 +50,18 @@ def test_edges(B, T) -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_products_longer_than_a_block() -> None:
+    # product.hpp: blocks of 384 or 768 terms in float64; x has 900 columns, the gates 800
+    inputs = layer_problem(lstm, 2, 7, 1, 200, 900)
+    ours, theirs = layer(**inputs)[0], composed(lstm, **inputs)[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    leaves, d = list(inputs.values()), torch.randn_like(theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, leaves, d), torch.autograd.grad(theirs, leaves, d), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
 def test_gradcheck() -> None:
     inputs = layer_problem(lstm, 2, 3, 2, 3, 4)
     assert torch.autograd.gradcheck(layer, tuple(inputs.values()))
