@@ -132,8 +132,8 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     """Estimated seconds of one call, to rank tilings by.
 
     Every panel is a roofline of its own: the multiply-adds and loads of its register tiles, and the
-    panel of R coming once per step from the level that holds all of R; of a stretch of terms in the
-    first cache, all register tiles make use.
+    panel of R coming once per step from the level that holds all of R. All register tiles make use
+    of a stretch of its terms that the first cache holds; a larger one, each reads from the second.
     """
     dims, item = problem.dims, problem.dtype.bytes
     tiling = CpuTiling.of_config(config)
@@ -161,7 +161,10 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
         )
         product += max(cycles(arithmetic, device), terms * FMA_LATENCY)
     traffic = cycles(Work(bytes={source: panel_bytes}), device)
-    stretches = max(1, -(-terms // (64 if device.vector_bytes > 32 else 128)))  # as in panels.hpp
+    stretch = 64 if device.vector_bytes > 32 else 128  # as in panels.hpp
+    stretches = max(1, -(-terms // stretch))
+    if 4 * sums * min(stretch, terms) * tiling.d_per_register * item > 3 * device.l1_bytes:
+        traffic += cycles(Work(bytes={"l2": (len(tiles) - 1) * panel_bytes}), device)
     step += own * max(product + (1.0 - OVERLAP) * traffic, traffic)
     step += own * len(tiles) * stretches * TILE_CYCLES
     step += tiles[-1] * vectors * pointwise * (1.0 - BESIDE) if tiles else 0.0
