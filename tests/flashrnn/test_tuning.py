@@ -1,5 +1,7 @@
 """The tiling model, its cost, and what the tuner is handed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from problems import problem
 from autotune import cache
 from autotune.device import Device
 from autotune.errors import CacheWarning
-from flashrnn import flashrnn
+from flashrnn import cells, flashrnn
 from flashrnn.cells import lstm
 from flashrnn.dims import Dims
 from flashrnn.dtypes import BY_NAME, FLOAT32
@@ -61,6 +63,21 @@ def test_batch_sizes_share_a_kernel() -> None:
         for t in [cpu.default(cpu_problem(B=B, D=64), DEVICE)]
     }
     assert len(tiles) == 1
+
+
+def test_rows_share_what_the_first_cache_holds() -> None:
+    """Where one row's tile as wide as the registers admit would read R from the second for each."""
+    wide = replace(
+        DEVICE, isa="avx512", vector_bytes=64, vector_registers=32, fma_per_cycle=2.0,
+        loads_per_cycle=2.0, l1_bytes=48 << 10, l2_bytes=2 << 20, l2_bytes_per_cycle=48.0,
+    )  # fmt: skip
+    for name in ("gru", "lstm"):
+        for D in (256, 512, 768):
+            p = replace(cpu_problem(B=64, D=D), program=lower(getattr(cells, name)))
+            tile = cpu.default(p, wide)
+            stretch = 64 * tile.d_per_register * p.accumulated * 4
+            assert tile.b_per_register > 2
+            assert stretch <= 3 * wide.l1_bytes // 4
 
 
 def test_cost_grows_with_work() -> None:
