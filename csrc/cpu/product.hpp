@@ -120,8 +120,8 @@ struct Product {
   };
   static constexpr int64_t fetched = depth * panel / (block_rows / tile_rows);
 
-  // Where the share of row or group i of count begins in the stretch that follows in memory: when its
-  // turn comes, it is in the second cache.
+  // Where the share of row or group i of count begins in the stretch that follows in memory, so that
+  // this is in the second cache when its turn comes.
   static FLASHRNN_INLINE const Real* next(const Real* b, int64_t length, int64_t i, int64_t count) {
     return b + length * panel + i * length / count * panel;
   }

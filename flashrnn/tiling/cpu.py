@@ -133,7 +133,8 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
 
     Every panel is a roofline of its own: the multiply-adds and loads of its register tiles, and the
     panel of R coming once per step from the level that holds all of R. All register tiles make use
-    of a stretch of its terms that the first cache holds; a larger one, each reads from the second.
+    of a stretch of its terms that the first cache holds beside the next one, which is fetched
+    meanwhile; a larger one, each reads from the second.
     """
     dims, item = problem.dims, problem.dtype.bytes
     tiling = CpuTiling.of_config(config)
@@ -163,7 +164,7 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     traffic = cycles(Work(bytes={source: panel_bytes}), device)
     stretch = 64 if device.vector_bytes > 32 else 128  # as in panels.hpp
     stretches = max(1, -(-terms // stretch))
-    if 4 * sums * min(stretch, terms) * tiling.d_per_register * item > 3 * device.l1_bytes:
+    if 2 * sums * min(stretch, terms) * tiling.d_per_register * item > device.l1_bytes:
         traffic += cycles(Work(bytes={"l2": (len(tiles) - 1) * panel_bytes}), device)
     step += own * max(product + (1.0 - OVERLAP) * traffic, traffic)
     step += own * len(tiles) * stretches * TILE_CYCLES
