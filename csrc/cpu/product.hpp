@@ -116,7 +116,7 @@ struct Product {
     Real* const* c;
     int64_t column, length, n;
     bool add;
-    const Real* next;  // of the packed operand, to be fetched meanwhile
+    const Real* next;  // of the packed operand, to be fetched meanwhile; may lie behind its end
   };
   static constexpr int64_t fetched = depth * panel / (block_rows / tile_rows);
 
