@@ -20,7 +20,9 @@ from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.cuda_recurrence import recurrence as cuda_recurrence
 from flashrnn.runtime.gpu_choice import gpu_choice
+from flashrnn.runtime.layer import LayerOptions, layer_options
 from flashrnn.runtime.layer import layer as run_layer
+from flashrnn.runtime.layer import unwatched as run_unwatched
 from flashrnn.runtime.recurrence import recurrence
 from flashrnn.runtime.registry import unsupported_transform, watched
 from flashrnn.runtime.triton_check import check_triton
@@ -148,14 +150,10 @@ def layer(
     form = None
     if lengths is None and zoneout is None and not _special():
         flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
-        form = (
-            *flags, _form(x), _form(W), _form(R), None if b is None else _form(b),
-            None if states is None else _form(states),
-            None if parameters is None else _form(parameters),
-        )  # fmt: skip
+        form = _form(flags, x, W, R, b, states, parameters)
         checked = _checked.get(form)
         if checked is not None:
-            return run_layer(checked[0], x, W, R, b, parameters, states, None, checked[1])
+            return run_unwatched(x, W, R, b, parameters, states, checked)
     x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -192,7 +190,7 @@ def layer(
     if form is not None and x.dtype not in STORED_IN_16_BITS:
         if len(_checked) >= MOST_CHECKED:
             _checked.clear()
-        _checked[form] = cell, options
+        _checked[form] = layer_options(cell, None, options)
 
     def run(
         x: Tensor,
@@ -208,14 +206,36 @@ def layer(
 
 
 # Arguments of layers that were found in order: checking the next ones like them would cost as much
-# as a small kernel. A stream of ever new lengths must not fill the memory.
-_checked: dict[tuple[object, ...], tuple[Cell, Options]] = {}
+# as a small kernel. What follows from them, too. A stream of ever new lengths must not fill the
+# memory.
+_checked: dict[tuple[object, ...] | None, LayerOptions] = {}
 MOST_CHECKED = 1024
 
 
-def _form(x: Tensor) -> object:
-    """All that checks look at of a tensor whose layer runs on a CPU."""
-    return (x.shape, x.dtype, x.is_cpu) if isinstance(x, Tensor) else type(x)
+def _form(
+    flags: tuple[object, ...],
+    x: Tensor,
+    W: Tensor,
+    R: Tensor,
+    b: Tensor | None,
+    states: Tensor | None,
+    parameters: Tensor | None,
+) -> tuple[object, ...] | None:
+    """All that checks look at of tensors whose layer runs on a CPU; None for other objects."""
+    try:
+        form = (
+            *flags, x.shape, x.dtype, x.is_cpu, W.shape, W.dtype, W.is_cpu,
+            R.shape, R.dtype, R.is_cpu,
+        )  # fmt: skip
+        if b is not None:
+            form = (*form, "b", b.shape, b.dtype, b.is_cpu)
+        if states is not None:
+            form = (*form, "states", states.shape, states.dtype, states.is_cpu)
+        if parameters is not None:
+            form = (*form, "parameters", parameters.shape, parameters.dtype, parameters.is_cpu)
+    except AttributeError:  # a list, an array: the checks say so
+        return None
+    return form
 
 
 def _special() -> bool:

@@ -283,10 +283,10 @@ def define_recurrence(backend: Backend) -> Callable[..., tuple[Tensor, Tensor]]:
     That takes (cell, wx, r, bias, parameters, initial, lengths, options) and gives
     (states [S, B, T, N, D], last [S, B, 1, N, D]).
     """
-    name, devices, function = backend.name, backend.devices, differentiable(backend)
+    name, devices, recorded = backend.name, backend.devices, differentiable(backend).apply
     define(
         f"{name}_recurrence", f"({_INPUTS}) -> (Tensor states, Tensor last)",
-        backend.inference, _recurrence_fake, function, devices=devices,
+        backend.inference, _recurrence_fake, recorded, devices=devices,
     )  # fmt: skip
     define(
         f"{name}_training", f"({_INPUTS}) -> (Tensor states, Tensor last, Tensor saved)",
@@ -311,7 +311,7 @@ def define_recurrence(backend: Backend) -> Callable[..., tuple[Tensor, Tensor]]:
         lengths: OptionalTensor,
         options: Options,
     ) -> tuple[Tensor, Tensor]:
-        run = plain(operator, backend.inference, function)
+        run = plain(operator, backend.inference, recorded)
         states, last = run(
             wx, r, bias, parameters, initial, cell.key, lengths,
             options.gradient_clip, options.gradient_cut, options.reverse,

@@ -1,7 +1,6 @@
 """A whole layer as one operator: the input product, the recurrence and every gradient.
 
-csrc/cpu/layer_*.hpp work on some hundred rows at a time, so neither the input products nor the gate
-gradients ever exist for the whole sequence.
+What it does stands in layer_kernels.py; here, how it is registered, differentiated and called.
 """
 
 from __future__ import annotations
@@ -10,157 +9,31 @@ from typing import Any
 
 import torch
 
-from flashrnn.dims import Dims
-from flashrnn.dtypes import Dtype, dtype_of
-from flashrnn.emit.cpp import BACKWARD, FORWARD
-from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.options import Options, options_of
+from flashrnn.ir.cell import Cell
+from flashrnn.options import Options
 from flashrnn.reference import reference
-from flashrnn.runtime import higher, kernels, launch, pool, surround
-from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
-from flashrnn.runtime.registry import OPTIONS, define, plain
+from flashrnn.runtime import higher
+from flashrnn.runtime.layer_kernels import (
+    backward,
+    backward_fake,
+    gradients,
+    inference,
+    inference_fake,
+    training,
+    training_fake,
+)
+from flashrnn.runtime.registry import OPTIONS, define, plain, watched
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
+
+# The operator's arguments behind its other tensors: cell, lengths, clip, cut and reverse.
+LayerOptions = tuple[str, OptionalTensor, float, bool, bool]
 
 _INPUTS = (
     "Tensor x, Tensor w, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell, "
     + OPTIONS
 )
-
-
-def _forward(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    bias: OptionalTensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    name: str,
-    lengths: OptionalTensor,
-    clip: float,
-    cut: bool,
-    reverse: bool,
-    *,
-    save: bool,
-) -> tuple[Tensor, Tensor, OptionalTensor]:
-    """The states [S, B, T, N, D] after each step, the last ones, and what is saved.
-
-    Without save, h alone of the states, and None.
-    """
-    B, T, _ = x.shape
-    _, N, D, _ = w.shape
-    if lengths is not None:
-        check_lengths(lengths, T)
-    cell = cell_of(name)
-    S = len(cell.states)
-    soon = _training_soon if save else _inference_soon
-    kernel = launch.kernel_for(cell, FORWARD, x.dtype, B, T, N, D, soon)
-    states = pool.empty(x, *_states(S if save else 1, B, T, N, D))
-    last = x.new_empty_strided(*_last(S, B, N, D))
-    saved = pool.empty(x, kernel.saved_shape, (1,)) if save else None
-    x, w, r = innermost_contiguous(x), w.contiguous(), r.contiguous()
-    weights, bias, before = unit_weights(cell, r, parameters), contiguous(bias), contiguous(initial)
-    arguments = kernel.forward(
-        None, r, bias, weights, before, states, last, saved, lengths, options_of(clip, cut, reverse)
-    )
-    surround.forward(kernel, arguments, x, w)
-    if T == 0:
-        last = torch.zeros_like(last) if initial is None else initial.clone()
-    return states, last, saved
-
-
-def _inference_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
-    surround.compile_soon(dtype, FORWARD)
-
-
-def _training_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
-    surround.compile_soon(dtype, FORWARD)
-    surround.compile_soon(dtype, BACKWARD)
-    kernels.compile_soon(cell, BACKWARD, dtype, dims, threads)
-
-
-def _layer_cpu(*inputs: Any) -> tuple[Tensor, Tensor]:
-    states, last, _ = _forward(*inputs, save=False)
-    return states[0], last
-
-
-def _states(S: int, B: int, T: int, N: int, D: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and strides of states [S, B, T, N, D], steps outermost in memory but for S."""
-    row = N * D
-    return (S, B, T, N, D), (T * B * row, row, B * row, D, 1)
-
-
-def _last(S: int, B: int, N: int, D: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and strides of states [S, B, 1, N, D]."""
-    row = N * D
-    return (S, B, 1, N, D), (B * row, row, row, D, 1)
-
-
-def _training_cpu(*inputs: Any) -> tuple[Any, ...]:
-    return _forward(*inputs, save=True)
-
-
-def _units(x: Tensor, K: int, N: int, D: int) -> Tensor:
-    """Uninitialised numbers per unit, [K, N, D], like x."""
-    return x.new_empty_strided((K, N, D), (N * D, D, 1))  # in half the time of new_empty
-
-
-def _gradients(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    states: Tensor,
-    saved: Tensor,
-    d_h: OptionalTensor,
-    d_last: OptionalTensor,
-    need: list[bool],
-    cell: str,
-    lengths: OptionalTensor,
-    clip: float,
-    cut: bool,
-    reverse: bool,
-) -> tuple[OptionalTensor, ...]:
-    """Of x, w, r, bias, parameters and initial; None where nobody asks."""
-    declared = cell_of(cell)
-    need_x, need_w, need_r, need_bias, need_parameters, need_initial = need
-    S, B, T, N, D = states.shape
-    dense = declared.recurrence == DENSE
-    weights = unit_weights(declared, r, parameters)
-    K = 0 if weights is None else weights.shape[0]
-    x, w, packed_r = innermost_contiguous(x), w.contiguous(), r.contiguous()
-    d_x = torch.empty_like(x) if need_x else None  # ordered in memory as x, or autograd copies it
-    d_w = torch.empty_like(w) if need_w else None
-    d_r = torch.empty_like(packed_r) if need_r and dense else None
-    d_bias = _units(x, len(declared.gates), N, D) if need_bias else None
-    d_initial = x.new_empty_strided(*_last(S, B, N, D)) if need_initial else None
-    d_weights = _units(x, K, N, D) if K else None
-    d_h = None if d_h is None else innermost_contiguous(d_h)
-    d_last, initial = contiguous(d_last), contiguous(initial)
-    kernel = launch.kernel_for(declared, BACKWARD, x.dtype, B, T, N, D)
-    arguments = kernel.backward(
-        packed_r, weights, initial, states, saved, d_h, d_last, None, d_initial, d_weights,
-        lengths, options_of(clip, cut, reverse),
-    )  # fmt: skip
-    surround.backward(kernel, arguments, x, w, K, d_x, d_w, d_r, d_bias, d_weights)
-    if T == 0 and d_initial is not None:
-        d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
-    d_parameters = None
-    if d_weights is not None:
-        if need_r and not dense:
-            d_r = d_weights[: len(declared.recurrent)].clone()
-        if need_parameters:
-            d_parameters = d_weights[K - len(declared.parameters) :].clone()
-    elif need_parameters:
-        d_parameters = x.new_empty((0, N, D))
-    return d_x, d_w, d_r, d_bias, d_parameters, d_initial
-
-
-def _backward_cpu(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    """The same as an operator, which has no way to return nothing."""
-    return tuple(x.new_empty(0) if d is None else d for d in _gradients(x, *rest))
 
 
 class _Layer(torch.autograd.Function):
@@ -173,106 +46,105 @@ class _Layer(torch.autograd.Function):
         bias: OptionalTensor,
         parameters: OptionalTensor,
         initial: OptionalTensor,
-        *rest: Any,
+        options: LayerOptions,
     ) -> tuple[Tensor, Tensor]:
-        run = plain(torch.ops.flashrnn.layer_training.default, _training_cpu)
-        states, last, saved = run(x, w, r, bias, parameters, initial, *rest)
+        if watched():
+            run = torch.ops.flashrnn.layer_training.default
+            states, last, saved = run(x, w, r, bias, parameters, initial, *options)
+        else:
+            states, last, saved = training(x, w, r, bias, parameters, initial, *options)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, rest[1])
-        ctx.rest = rest
+        ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, options[1])
+        ctx.options = options
         return states[0], last
 
     @staticmethod
     def backward(
         ctx: Any, d_h: OptionalTensor, d_last: OptionalTensor
     ) -> tuple[OptionalTensor, ...]:
-        *inputs, states, saved, lengths = ctx.saved_tensors
-        x, w, r, _, parameters, initial = inputs
-        need = list(ctx.needs_input_grad[:6])
-        cell, _, *options = ctx.rest
-        run = plain(torch.ops.flashrnn.layer_backward.default, _gradients)
-
-        def fused() -> tuple[OptionalTensor, ...]:
-            grads = run(
-                x, w, r, parameters, initial, states, saved, d_h, d_last, need, cell, lengths,
-                *options,
-            )  # fmt: skip
-            return tuple(g if n else None for g, n in zip(grads, need, strict=True))
-
-        def slow(
-            x: Tensor,
-            w: Tensor,
-            r: Tensor,
-            bias: OptionalTensor,
-            parameters: OptionalTensor,
-            initial: OptionalTensor,
-        ) -> tuple[Tensor, Tensor]:
-            wx = torch.nn.functional.linear(x, w.flatten(0, 2)).unflatten(2, w.shape[:3])
-            every, last = reference(
-                wx, r, bias, initial, cell, parameters, lengths, Options(*options)
-            )
-            return every[0], last
-
-        grads = higher.gradients(fused, slow, inputs, (d_h, d_last))
-        return (*grads, *(None for _ in ctx.rest))
+        if torch.is_grad_enabled() or watched():
+            return _watched_backward(ctx, d_h, d_last)
+        x, w, r, _, parameters, initial, states, saved, lengths = ctx.saved_tensors
+        cell, _, clip, cut, reverse = ctx.options
+        grads = gradients(
+            x, w, r, parameters, initial, states, saved, d_h, d_last, ctx.needs_input_grad[:6],
+            cell, lengths, clip, cut, reverse,
+        )  # fmt: skip
+        return (*grads, None)
 
 
-def _layer_fake(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    states, last = _states_fake(x, w, 1, len(cell_of(rest[4]).states))
-    return states[0], last
+# _Layer.apply without its questions about transforms, which take as long as allocating the results;
+# and the one of them that remains: a tensor that left a transform which has ended is only a shell.
+_apply = super(torch.autograd.Function, _Layer).apply
+_outside = torch._C._functorch.unwrap_if_dead
 
 
-def _states_fake(x: Tensor, w: Tensor, kept: int, S: int) -> tuple[Tensor, Tensor]:
-    B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
-    every, last = _states(kept, B, T, N, D), _last(S, B, N, D)
-    return x.new_empty_strided(*every), x.new_empty_strided(*last)
+def _watched_backward(
+    ctx: Any, d_h: OptionalTensor, d_last: OptionalTensor
+) -> tuple[OptionalTensor, ...]:
+    """The same where gradients may be differentiated again, or somebody looks at operators."""
+    *inputs, states, saved, lengths = ctx.saved_tensors
+    x, w, r, _, parameters, initial = inputs
+    need = list(ctx.needs_input_grad[:6])
+    cell, _, *options = ctx.options
+    run = plain(torch.ops.flashrnn.layer_backward.default, gradients)
+
+    def fused() -> tuple[OptionalTensor, ...]:
+        grads = run(
+            x, w, r, parameters, initial, states, saved, d_h, d_last, need, cell, lengths,
+            *options,
+        )  # fmt: skip
+        return tuple(g if n else None for g, n in zip(grads, need, strict=True))
+
+    def slow(
+        x: Tensor,
+        w: Tensor,
+        r: Tensor,
+        bias: OptionalTensor,
+        parameters: OptionalTensor,
+        initial: OptionalTensor,
+    ) -> tuple[Tensor, Tensor]:
+        wx = torch.nn.functional.linear(x, w.flatten(0, 2)).unflatten(2, w.shape[:3])
+        every, last = reference(wx, r, bias, initial, cell, parameters, lengths, Options(*options))
+        return every[0], last
+
+    grads = higher.gradients(fused, slow, inputs, (d_h, d_last))
+    return (*grads, None)
 
 
-def _training_fake(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    declared = cell_of(rest[4])
-    S, dims = len(declared.states), Dims(x.shape[0], x.shape[1], w.shape[1], w.shape[2])
-    saved = x.new_empty(launch.saved_shape(declared, dims, dtype_of(x.dtype)))
-    return *_states_fake(x, w, S, S), saved
-
-
-def _backward_fake(
+def _recorded(
     x: Tensor,
     w: Tensor,
     r: Tensor,
+    bias: OptionalTensor,
     parameters: OptionalTensor,
     initial: OptionalTensor,
-    states: Tensor,
-    saved: Tensor,
-    d_h: OptionalTensor,
-    d_last: OptionalTensor,
-    need: list[bool],
-    cell: str,
     *options: Any,
-) -> tuple[Tensor, ...]:
-    declared = cell_of(cell)
-    S, B, _, N, D = states.shape
-    d_x = torch.empty_like(innermost_contiguous(x)) if need[0] else x.new_empty(0)
-    gates, parameter_count = len(declared.gates), len(declared.parameters)
-    shapes = (w.shape, r.shape, (gates, N, D), (parameter_count, N, D), (S, B, 1, N, D))
-    rest = (x.new_empty(s if n else 0) for s, n in zip(shapes, need[1:], strict=True))
-    return (d_x, *rest)
+) -> tuple[Tensor, Tensor]:
+    h, last = _Layer.apply(x, w, r, bias, parameters, initial, options)
+    return h, last
 
 
-define("layer", f"({_INPUTS}) -> (Tensor h, Tensor last)", _layer_cpu, _layer_fake, _Layer)
+define("layer", f"({_INPUTS}) -> (Tensor h, Tensor last)", inference, inference_fake, _recorded)
 define(
     "layer_training",
     f"({_INPUTS}) -> (Tensor states, Tensor last, Tensor saved)",
-    _training_cpu,
-    _training_fake,
+    training,
+    training_fake,
 )
 define(
     "layer_backward",
     "(Tensor x, Tensor w, Tensor r, Tensor? parameters, Tensor? initial, Tensor states, "
     f"Tensor saved, Tensor? d_h, Tensor? d_last, bool[] need, str cell, {OPTIONS}) -> "
     "(Tensor d_x, Tensor d_w, Tensor d_r, Tensor d_bias, Tensor d_parameters, Tensor d_initial)",
-    _backward_cpu,
-    _backward_fake,
+    backward,
+    backward_fake,
 )
+
+
+def layer_options(cell: Cell, lengths: OptionalTensor, options: Options) -> LayerOptions:
+    """What `unwatched` takes."""
+    return cell.key, lengths, options.gradient_clip, options.gradient_cut, options.reverse
 
 
 def layer(
@@ -287,9 +159,34 @@ def layer(
     options: Options,
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::layer on checked tensors: (h [B, T, N, D], last [S, B, 1, N, D])."""
-    run = plain(torch.ops.flashrnn.layer.default, _layer_cpu, _Layer)
-    h, last = run(
-        x, w, r, bias, parameters, initial, cell.key, lengths,
-        options.gradient_clip, options.gradient_cut, options.reverse,
-    )  # fmt: skip
+    run = plain(torch.ops.flashrnn.layer.default, inference, _recorded)
+    rest = layer_options(cell, lengths, options)
+    h, last = run(x, w, r, bias, parameters, initial, *rest)
     return h, last
+
+
+def unwatched(
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    bias: OptionalTensor,
+    parameters: OptionalTensor,
+    initial: OptionalTensor,
+    options: LayerOptions,
+) -> tuple[Tensor, Tensor]:
+    """`layer` where nobody looks and no forward-mode derivative is asked for, in less time."""
+    x, w, r = _outside(x), _outside(w), _outside(r)
+    bias = None if bias is None else _outside(bias)
+    parameters = None if parameters is None else _outside(parameters)
+    initial = None if initial is None else _outside(initial)
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or w.requires_grad
+        or r.requires_grad
+        or (bias is not None and bias.requires_grad)
+        or (parameters is not None and parameters.requires_grad)
+        or (initial is not None and initial.requires_grad)
+    ):
+        h, last = _apply(x, w, r, bias, parameters, initial, options)
+        return h, last
+    return inference(x, w, r, bias, parameters, initial, *options)

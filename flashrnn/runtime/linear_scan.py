@@ -122,12 +122,12 @@ BACKWARD_SCHEMA = (
     "(Tensor d_a, Tensor d_b, Tensor d_h0)"
 )
 _LinearScan = differentiable("linear_scan", _cpu, _backward_cpu)
-define("linear_scan", SCHEMA, _cpu, fake, _LinearScan)
+define("linear_scan", SCHEMA, _cpu, fake, _LinearScan.apply)
 define("linear_scan_backward", BACKWARD_SCHEMA, _backward_cpu, backward_fake)
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
     """flashrnn::linear_scan on checked tensors [B, T, C]."""
-    run = plain(torch.ops.flashrnn.linear_scan.default, _cpu, _LinearScan)
+    run = plain(torch.ops.flashrnn.linear_scan.default, _cpu, _LinearScan.apply)
     h: Tensor = run(a, b, h0, reverse)
     return h

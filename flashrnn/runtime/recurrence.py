@@ -224,7 +224,7 @@ define(
     f"({_INPUTS}) -> (Tensor states, Tensor last)",
     _recurrence_cpu,
     _recurrence_fake,
-    _Recurrence,
+    _Recurrence.apply,
 )
 define(
     "recurrence_training",
@@ -253,7 +253,7 @@ def recurrence(
     options: Options,
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::recurrence on checked tensors: (states [S, B, T, N, D], last [S, B, 1, N, D])."""
-    run = plain(torch.ops.flashrnn.recurrence.default, _recurrence_cpu, _Recurrence)
+    run = plain(torch.ops.flashrnn.recurrence.default, _recurrence_cpu, _Recurrence.apply)
     states, last = run(
         wx, r, bias, parameters, initial, cell.key, lengths,
         options.gradient_clip, options.gradient_cut, options.reverse,

@@ -22,28 +22,29 @@ def define(
     schema: str,
     kernel: Callable[..., Any],
     fake: Callable[..., Any],
-    function: type[torch.autograd.Function] | None = None,
+    recorded: Callable[..., Any] | None = None,
     devices: tuple[str, ...] = ("CPU",),
 ) -> None:
-    """Register flashrnn::<name>: its kernel, its shapes, and its autograd Function if any.
+    """Register flashrnn::<name>: its kernel, its shapes, and how autograd records it, if it does.
 
-    The Function takes the operator's arguments and gives its results. It is used where a tensor
-    argument needs a gradient; otherwise the call goes straight on to the kernel.
+    recorded: an autograd Function's apply, or what calls one; it takes the operator's arguments and
+    gives its results. It is used where a tensor argument needs a gradient; otherwise the call goes
+    straight on to the kernel.
     """
     _library.define(f"{name}{schema}")
     for device in devices:
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"flashrnn::{name}", fake, lib=_library)
-    if function is None:
+    if recorded is None:
         return
     operator = getattr(torch.ops.flashrnn, name).default
-    _library.impl(name, _differentiable(operator, function), "Autograd")
+    _library.impl(name, _differentiable(operator, recorded), "Autograd")
 
 
 def plain(
     operator: Callable[..., Any],
     cpu: Callable[..., Any],
-    function: type[torch.autograd.Function] | None = None,
+    recorded: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """What to call for an operator on CPU tensors: itself, or its implementation where that is all.
 
@@ -52,7 +53,7 @@ def plain(
     """
     if watched():
         return operator
-    return cpu if function is None else _differentiable(cpu, function)
+    return cpu if recorded is None else _differentiable(cpu, recorded)
 
 
 def watched() -> bool:
@@ -76,7 +77,7 @@ def unsupported_transform() -> str | None:
 
 @cache
 def _differentiable(
-    implementation: Callable[..., Any], function: type[torch.autograd.Function]
+    implementation: Callable[..., Any], recorded: Callable[..., Any]
 ) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         if forward_ad._current_level >= 0:
@@ -84,7 +85,7 @@ def _differentiable(
         if torch.is_grad_enabled():
             for a in arguments:
                 if isinstance(a, torch.Tensor) and a.requires_grad:
-                    return function.apply(*arguments)
+                    return recorded(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return implementation(*arguments)
 

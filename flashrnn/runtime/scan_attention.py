@@ -300,7 +300,7 @@ BACKWARD_SCHEMA = (
     "Tensor? d_w) -> (Tensor d_scores, Tensor d_v, Tensor d_m0, Tensor d_u0, Tensor d_w0)"
 )
 _ScanAttention = differentiable("scan_attention", _training_cpu, _backward_cpu)
-define("scan_attention", SCHEMA, _cpu, _fake, _ScanAttention)
+define("scan_attention", SCHEMA, _cpu, _fake, _ScanAttention.apply)
 define("scan_attention_training", TRAINING_SCHEMA, _training_cpu, _training_fake)
 define("scan_attention_backward", BACKWARD_SCHEMA, _backward_cpu, backward_fake)
 
@@ -314,7 +314,7 @@ def scan_attention(
     every: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """flashrnn::scan_attention on checked tensors: (o, m, u, w), o empty unless `every`."""
-    run = plain(torch.ops.flashrnn.scan_attention.default, _cpu, _ScanAttention)
+    run = plain(torch.ops.flashrnn.scan_attention.default, _cpu, _ScanAttention.apply)
     m, u, w = state or (None, None, None)
     o, last_m, last_u, last_w = run(scores, v, m, u, w, offsets, reverse, every)
     return o, last_m, last_u, last_w

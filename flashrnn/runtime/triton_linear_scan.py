@@ -111,7 +111,7 @@ def _backward(
 
 
 _LinearScan = cpu.differentiable("triton_linear_scan", _forward, _backward)
-define("triton_linear_scan", cpu.SCHEMA, _forward, cpu.fake, _LinearScan, devices=_DEVICES)
+define("triton_linear_scan", cpu.SCHEMA, _forward, cpu.fake, _LinearScan.apply, devices=_DEVICES)
 define(
     "triton_linear_scan_backward", cpu.BACKWARD_SCHEMA, _backward, cpu.backward_fake,
     devices=_DEVICES,
@@ -120,6 +120,6 @@ define(
 
 def linear_scan(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
     """flashrnn::triton_linear_scan on checked tensors [B, T, C]."""
-    run = plain(torch.ops.flashrnn.triton_linear_scan.default, _forward, _LinearScan)
+    run = plain(torch.ops.flashrnn.triton_linear_scan.default, _forward, _LinearScan.apply)
     h: Tensor = run(a, b, h0, reverse)
     return h

@@ -273,7 +273,9 @@ def _fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 _ScanAttention = cpu.differentiable("triton_scan_attention", _training, _backward)
-define("triton_scan_attention", cpu.SCHEMA, _inference, _fake, _ScanAttention, devices=_DEVICES)
+define(
+    "triton_scan_attention", cpu.SCHEMA, _inference, _fake, _ScanAttention.apply, devices=_DEVICES
+)
 define(
     "triton_scan_attention_training", cpu.TRAINING_SCHEMA, _training, _training_fake,
     devices=_DEVICES,
@@ -293,7 +295,7 @@ def scan_attention(
     every: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """flashrnn::triton_scan_attention on checked tensors: (o, m, u, w), o empty unless `every`."""
-    run = plain(torch.ops.flashrnn.triton_scan_attention.default, _inference, _ScanAttention)
+    run = plain(torch.ops.flashrnn.triton_scan_attention.default, _inference, _ScanAttention.apply)
     m, u, w = state or (None, None, None)
     o, last_m, last_u, last_w = run(scores, v, m, u, w, offsets, reverse, every)
     return o, last_m, last_u, last_w

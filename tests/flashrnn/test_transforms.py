@@ -84,3 +84,17 @@ def test_gradients_of_each_sample() -> None:
     for got, wx in zip(each, P["Wx"], strict=True):
         (expected,) = torch.autograd.grad(loss(R, wx), R)
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_left_a_transform_is_a_tensor_again(training) -> None:
+    x, w = torch.randn(4, 3, 3, dtype=torch.float64), torch.randn(4, 2, 5, 3, dtype=torch.float64)
+    left = []
+    torch.func.grad(lambda y: left.append(y) or y.sum())(x)
+    w.requires_grad_(training)
+    for _ in range(2):  # the second time, checks of the first are remembered
+        found = layer(left[0], w, P["R"], P["b"], None, slstm)[0]
+        wanted = layer(x, w, P["R"], P["b"], None, slstm)[0]
+        assert torch.equal(found, wanted)
+        if training:
+            assert torch.equal(*(torch.autograd.grad(h.sum(), w)[0] for h in (found, wanted)))
