@@ -83,8 +83,8 @@ struct Product {
           const Real* b = packed + (p * k + k0) * panel;
           const int64_t length = k - k0 < depth ? k - k0 : depth;
           for (int64_t i = 0; i < rows; i += tile_rows)
-            any_tile<false>(rows - i, {a + i, k0, nullptr, b, c + i, p * panel, length, n,
-                                       add || k0, next(b, length, i, rows)});
+            any_tile(rows - i, {a + i, k0, 1, b, c + i, p * panel, length, n, add || k0,
+                                next(b, length, i, rows)});
         }
   }
 
@@ -98,20 +98,22 @@ struct Product {
       const int64_t length = k - k0 < depth ? k - k0 : depth;
       for (int64_t group = first; group < last; ++group) {
         const int64_t i = group * tile_rows;
+        const Real* a[tile_rows];
         Real* rows[tile_rows];
-        for (int64_t j = 0; j < tile_rows; ++j) rows[j] = c + (i + j) * c_row;
-        any_tile<true>(m - i, {nullptr, 0, grouped + (group * k + k0) * slot, b, rows, p * panel,
-                               length, n, add || k0,
-                               next(b, length, group - first, last - first)});
+        for (int64_t j = 0; j < tile_rows; ++j) {
+          a[j] = grouped + (group * k + k0) * slot + j;
+          rows[j] = c + (i + j) * c_row;
+        }
+        any_tile(m - i, {a, 0, slot, b, rows, p * panel, length, n, add || k0,
+                         next(b, length, group - first, last - first)});
       }
     }
   }
 
  private:
   struct Tile {
-    const Real* const* rows;  // where rows begin, and how far into them, or
-    int64_t offset;
-    const Real* grouped;
+    const Real* const* rows;  // where rows begin
+    int64_t offset, apart;    // how far into them, and the distance of two of their numbers
     const Real* b;
     Real* const* c;
     int64_t column, length, n;
@@ -126,17 +128,31 @@ struct Product {
     return b + length * panel + i * length / count * panel;
   }
 
-  template <bool grouped>
+  // Few sizes, for the compiler's sake: what is left of the rows goes by 4, 2 and 1.
   static FLASHRNN_INLINE void any_tile(int64_t rows, const Tile& t) {
-    if (t.n - t.column > panel - W && rows >= tile_rows) return tile<tile_rows, tile_vectors, grouped>(t);
-    const int64_t vectors = (t.n - t.column + W - 1) / W;
-    choose<tile_vectors>(vectors, [&](auto v) {
-      choose<tile_rows>(rows, [&](auto r) { tile<r, v, grouped>(t); });
-    });
+    const int64_t columns = t.n - t.column;
+    if (rows < tile_rows) return few_rows(rows, t);
+    if (columns >= panel) return tile<tile_rows, tile_vectors, true>(t);
+    choose<tile_vectors>((columns + W - 1) / W, [&](auto v) { tile<tile_rows, v, false>(t); });
   }
 
-  template <int Rows, int V, bool grouped>
+  static __attribute__((noinline)) void few_rows(int64_t rows, Tile t) {
+    const auto some = [&](auto count) {
+      for (; rows >= count; rows -= count) {
+        tile<count, tile_vectors, false>(t);
+        t.rows += count;
+        t.c += count;
+      }
+    };
+    some(std::integral_constant<int, 4>{});
+    some(std::integral_constant<int, 2>{});
+    some(std::integral_constant<int, 1>{});
+  }
+
+  // whole: all columns of the tile exist.
+  template <int Rows, int V, bool whole>
   static __attribute__((noinline)) void tile(const Tile& t) {
+    const int64_t count = t.n - t.column;
     // The results so far are needed last, by when they are at hand.
     if (t.add)
       unroll<Rows * V>([&](auto i) __attribute__((always_inline)) {
@@ -148,13 +164,13 @@ struct Product {
     // Sums of a stretch begin at zero: added one by one to a large total, small products would lose
     // digits, and the error would grow with the square root of all of them.
     Vec sum[Rows][V] = {};
-    const int64_t count = t.n - t.column;
     const Real* row[Rows];
-    if constexpr (!grouped)
-      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-        row[i] = t.rows[i] + t.offset;
-        keep_address(row[i]);
-      });
+    unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+      row[i] = t.rows[i] + t.offset;
+      keep_address(row[i]);
+    });
+    const int64_t apart = t.apart;
+    int64_t at = 0;
     repeat<Rows * V>(t.length, [&](int64_t k) __attribute__((always_inline)) {
       Vec b[V];
       unroll<V>([&](auto v) __attribute__((always_inline)) {
@@ -162,19 +178,25 @@ struct Product {
         S::keep_in_register(b[v]);
       });
       unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-        const Vec x = S::broadcast(grouped ? t.grouped[k * slot + i] : row[i][k]);
+        const Vec x = S::broadcast(row[i][at]);
         unroll<V>([&](auto v) __attribute__((always_inline)) {
           sum[i][v] = S::fma(b[v], x, sum[i][v]);
         });
       });
+      at += apart;
     });
-    unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-      unroll<V>([&](auto v) __attribute__((always_inline)) {
-        Real* c = t.c[i] + t.column + v * W;
-        if (t.add) sum[i][v] += S::load(c, count - v * W);
-        S::store(c, sum[i][v], count - v * W);
+    const auto keep = [&](auto add) __attribute__((always_inline)) {
+      unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+        Real* const c = t.c[i] + t.column;
+        unroll<V>([&](auto v) __attribute__((always_inline)) {
+          if (!whole && count <= v * W) return;
+          const int64_t some = whole ? W : count - v * W;
+          if constexpr (add) sum[i][v] += S::load(c + v * W, some);
+          S::store(c + v * W, sum[i][v], some);
+        });
       });
-    });
+    };
+    t.add ? keep(std::true_type{}) : keep(std::false_type{});
   }
 };
 
