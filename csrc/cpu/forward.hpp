@@ -61,9 +61,15 @@ struct Forward {
   // so its sums wait until those of all panels are complete.
   static constexpr bool alone = b_per_register == 1;
 
+  // Where a row of the batch stands in this step: its Wx, its outputs, what it saves.
+  struct Place {
+    const Real* wx;
+    Real *states, *saved;
+  };
+
   int64_t panels, width, row;  // width: padded D; row: distance of two rows in scratch
   Real *packed, *bias, *weights, *scratch;
-  int64_t states_size, sums_size, scratch_size;
+  int64_t states_size, sums_size, member_size, scratch_size;
 
   explicit Forward(const Arguments& arguments, Real* workspace, int64_t* needed = nullptr)
       : a(arguments) {
@@ -76,7 +82,9 @@ struct Forward {
     weights = space.take(a.N * Cell::weights * width);
     states_size = (states + 1) * a.b_per_core * row;
     sums_size = round_up((alone ? panels : 1) * a.b_per_core * sums * d_per_register, line<Real>);
-    scratch_size = round_up(states_size, line<Real>) + a.cores_d * sums_size;
+    states_size = round_up(states_size, line<Real>);
+    member_size = sums_size + round_up(3 * a.b_per_core * pointer<Real>, line<Real>);
+    scratch_size = states_size + a.cores_d * member_size;
     scratch = space.take(a.threads * scratch_size);
     if (needed != nullptr) *needed = space.used;
   }
@@ -134,12 +142,15 @@ struct Forward {
     // The other states are read and written by one unit alone, so in place.
     Real* state_in(int s) const { return s == 0 ? h_in() : plane(s + 1); }
     Real* state_out(int s) const { return s == 0 ? h_out() : plane(s + 1); }
+    // Each member has its own of the following two.
+    Real* own() const { return scratch + f.states_size + team.rank * f.member_size; }
     // A row's sums of a gate, from a stretch of terms to the next and to the pointwise part: of the
-    // panel at hand, or of all panels. Each member has its own.
+    // panel at hand, or of all panels.
     Real* partial(int64_t b, int slot) const {
       const int64_t units = alone ? f.width : d_per_register;
-      return scratch + f.states_size + team.rank * f.sums_size + (b * sums + slot) * units;
+      return own() + (b * sums + slot) * units;
     }
+    Place* places() const { return reinterpret_cast<Place*>(own() + f.sums_size); }
     // The unit with which they begin.
     static int64_t begin(int64_t panel) { return alone ? 0 : panel * d_per_register; }
 
@@ -155,6 +166,7 @@ struct Forward {
       const int64_t steps = a.order.longest(b0, rows, a.T);
       for (; t < steps; ++t) {
         team.meet();
+        point();
         for (int64_t k = first; k < last; ++k) {
           const int64_t panel = t & 1 ? last - 1 - (k - first) : k;
           if (f.direct()) {
@@ -187,13 +199,18 @@ struct Forward {
                         0, a.D * sizeof(Real));
     }
 
-    // Where this step's numbers of a row stand in wx, and in the states.
-    int64_t wx_at(int64_t b) const {
-      return (b0 + b) * f.a.wx_b + (f.a.ordered ? t : f.a.order.position(b0 + b, t)) * f.a.wx_t;
-    }
-    int64_t states_at(int64_t b) const {
-      return (b0 + b) * f.a.states_b + f.a.order.position(b0 + b, t) * f.a.states_t +
-             n * f.a.states_n;
+    // Say where every row stands, once a step.
+    void point() const {
+      const auto& a = f.a;
+      for (int64_t b = 0; b < rows; ++b) {
+        const int64_t at = a.order.position(b0 + b, t);
+        Place& place = places()[b];
+        place.wx = a.wx + (b0 + b) * a.wx_b + (a.ordered ? t : at) * a.wx_t + n * a.wx_n;
+        place.states = a.states + (b0 + b) * a.states_b + at * a.states_t + n * a.states_n;
+        place.saved = a.saved;
+        if (a.saved != nullptr)
+          place.saved += saved_offset(a, a.order.start + t, b0 + b, n, 0, Cell::saved, W);
+      }
     }
 
     // One panel of a step: a stretch of terms for all rows, then the next stretch; what comes after
@@ -222,16 +239,14 @@ struct Forward {
       const bool last = first + depth >= terms;
       Vec sum[Rows][sums][V] = {};
       if (first == 0) {
-        unroll<Gr>([&](auto j) __attribute__((always_inline)) {
-          unroll<Rows>([&](auto i) __attribute__((always_inline)) {
-            unroll<V>([&](auto v) __attribute__((always_inline)) {
-              sum[i][j][v] = input<Cell::recurrent_gate[j]>(b + i, d0 + v * W);
-            });
-          });
-        });
+        if (d0 + d_per_register <= a.D)
+          begin_sums<true>(sum, b, d0);
+        else
+          begin_sums<false>(sum, b, d0);
         prefetch_next<Rows>(b, d0);
       }
-      if (last) prefetch_results<Rows>(b, d0);
+      if (last && b == 0)  // the pointwise part sees to the others
+        for (int i = 0; i < Rows; ++i) prefetch_results(b + i, d0);
       if constexpr (Gr > 0) {
         accumulate(sum, f.panel_of(n, panel) + first * Gr * d_per_register,
                    h_in() + b * f.row + first, last ? terms - first : depth, soon, pace);
@@ -241,6 +256,18 @@ struct Forward {
           S::store(so_far, first > 0 ? S::load(so_far) + sum[i][g][v] : sum[i][g][v]);
         });
       }
+    }
+
+    // whole: all units of the panel exist.
+    template <bool whole, int Rows>
+    FLASHRNN_INLINE void begin_sums(Vec (&sum)[Rows][sums][V], int64_t b, int64_t d0) const {
+      unroll<Gr>([&](auto j) __attribute__((always_inline)) {
+        unroll<Rows>([&](auto i) __attribute__((always_inline)) {
+          unroll<V>([&](auto v) __attribute__((always_inline)) {
+            sum[i][j][v] = input<Cell::recurrent_gate[j], whole>(b + i, d0 + v * W);
+          });
+        });
+      });
     }
 
     // A panel of a step, from weights as they lie: each is read from memory for the first row.
@@ -296,52 +323,49 @@ struct Forward {
       });
     }
 
-    // Wx of the next step for this tile: its rows lie too far apart for the hardware to foresee.
+    // Wx of the next step for this tile, into the second cache: its rows lie too far apart for the
+    // hardware to foresee.
     template <int Rows>
     FLASHRNN_INLINE void prefetch_next(int64_t b, int64_t d) const {
       const auto& a = f.a;
       if (t + 1 >= a.T) return;
-      const int64_t next = a.order.reverse && !a.ordered ? -a.wx_t : a.wx_t;
-      const Real* wx = a.wx + wx_at(b) + n * a.wx_n + d + next;
+      const int64_t next = (a.order.reverse && !a.ordered ? -a.wx_t : a.wx_t) + d;
       for (int i = 0; i < Rows; ++i)
         for (int g = 0; g < Cell::inputs; ++g)
           for (int64_t v = 0; v < V; ++v)
-            if (d + v * W < a.D) __builtin_prefetch(wx + i * a.wx_b + g * a.wx_g + v * W);
+            if (v == 0 || d + v * W < a.D)
+              __builtin_prefetch(places()[b + i].wx + next + g * a.wx_g + v * W, 0, 2);
     }
 
-    // Where this tile's results will go: a store to a line that is in no cache waits for it, and
-    // the lines of one tile are too far apart for the hardware to foresee.
-    template <int Rows>
+    // Where a row's results of a panel will go: a store to a line that is in no cache waits for it,
+    // and the lines of several rows are too far apart for the hardware to foresee. A few rows at a
+    // time: the lines of a whole tile, asked for at once, would keep its own loads waiting.
     FLASHRNN_INLINE void prefetch_results(int64_t b, int64_t d) const {
       const auto& a = f.a;
-      for (int64_t i = b; i < b + Rows; ++i)
-        for (int64_t v = 0; v < V; ++v) {
-          if (d + v * W >= a.D) break;
-          for (int s = 0; s < states && s < a.states_kept; ++s)
-            __builtin_prefetch(a.states + s * a.states_s + states_at(i) + d + v * W, 1);
-          for (int k = 0; k < Cell::saved && a.saved != nullptr; ++k)
-            __builtin_prefetch(saved_at(i, d + v * W) + k * W, 1);
-        }
-    }
-
-    FLASHRNN_INLINE Real* saved_at(int64_t b, int64_t d) const {
-      return f.a.saved + saved_offset(f.a, f.a.order.start + t, b0 + b, n, d, Cell::saved, W);
+      const Place& place = places()[b];
+      for (int64_t v = 0; v < V; ++v) {
+        if (v > 0 && d + v * W >= a.D) break;
+        for (int s = 0; s < states && s < a.states_kept; ++s)
+          __builtin_prefetch(place.states + s * a.states_s + d + v * W, 1);
+        for (int k = 0; k < Cell::saved && place.saved != nullptr; ++k)
+          __builtin_prefetch(place.saved + (d + v * W) * Cell::saved + k * W, 1);
+      }
     }
 
     FLASHRNN_INLINE Vec bias_of(int g, int64_t d) const {
       return S::load(f.bias + (n * G + g) * f.width + d);
     }
 
-    // Wx + bias of one gate.
-    template <int g>
+    // Wx + bias of one gate. whole: of a vector whose units all exist.
+    template <int g, bool whole = false>
     FLASHRNN_INLINE Vec input(int64_t b, int64_t d) const {
       const auto& a = f.a;
       const Vec bias = bias_of(g, d);
       constexpr int slot = Cell::input_slot[g];
       if constexpr (slot < 0) return bias;
-      if (d >= a.D) return bias;
-      const Real* wx = a.wx + wx_at(b) + slot * a.wx_g + n * a.wx_n + d;
-      return S::load(wx, a.D - d) + bias;
+      if (!whole && d >= a.D) return bias;
+      const Real* wx = places()[b].wx + slot * a.wx_g + d;
+      return (whole ? S::load(wx) : S::load(wx, a.D - d)) + bias;
     }
 
     // A row that has ended keeps its states; its outputs are zero.
@@ -349,7 +373,7 @@ struct Forward {
       const auto& a = f.a;
       S::store(h_out() + b * f.row + d, S::load(h_in() + b * f.row + d));
       for (int s = 0; s < a.states_kept; ++s)
-        S::store(a.states + s * a.states_s + states_at(b) + d, Vec{}, a.D - d);
+        S::store(places()[b].states + s * a.states_s + d, Vec{}, a.D - d);
     }
   };
 };

@@ -127,6 +127,8 @@ struct Cell {{
   // What the derivative reads of the states before and after the step.
   static constexpr bool reads_state[] = {_booleans(reads_state)};
   static constexpr bool reads_next[] = {_booleans(reads_next)};
+  // Whether anything is computed for nothing but to be saved.
+  static constexpr bool only_saved = {"true" if program.only_saved else "false"};
 
   // What is saved for the backward pass: its price (written and read once), and that of doing
   // without, in multiplications of a vector.

@@ -41,6 +41,12 @@ class Program:
         return any(e.op == INPUT and e.kind == kind and e.name == name for e in walk(self.backward))
 
     @property
+    def only_saved(self) -> bool:
+        """Whether the forward pass computes values that it saves and has no use for."""
+        used = set(walk(self.new_states))
+        return any(e.op != INPUT and e not in used for e in self.saved)
+
+    @property
     def states_read(self) -> int:
         """How many states, of those before and those after a step, the backward pass uses."""
         return sum(

@@ -20,6 +20,8 @@ struct Cell {
   // What the derivative reads of the states before and after the step.
   static constexpr bool reads_state[] = {false, true};
   static constexpr bool reads_next[] = {false, false};
+  // Whether anything is computed for nothing but to be saved.
+  static constexpr bool only_saved = false;
 
   // What is saved for the backward pass: its price (written and read once), and that of doing
   // without, in multiplications of a vector.

@@ -20,6 +20,8 @@ struct Cell {
   // What the derivative reads of the states before and after the step.
   static constexpr bool reads_state[] = {false, true, true, false};
   static constexpr bool reads_next[] = {true, true, true, true};
+  // Whether anything is computed for nothing but to be saved.
+  static constexpr bool only_saved = true;
 
   // What is saved for the backward pass: its price (written and read once), and that of doing
   // without, in multiplications of a vector.
