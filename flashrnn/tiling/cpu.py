@@ -33,6 +33,8 @@ TILE_CYCLES = 40.0
 POINTWISE_CYCLES = 40.0
 # Bytes of a vector that a broadcast fills per load: wider vectors take two passes.
 BROADCAST_BYTES = 32
+# The part of the first cache that a panel may take and still be there in the next step.
+KEPT = 0.75
 # The part of a panel's way from its cache that hides behind arithmetic.
 OVERLAP = 0.7
 # The part of the pointwise arithmetic that does not hide behind the next tile's product.
@@ -166,7 +168,9 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     stretches = max(1, -(-terms // stretch))
     if 2 * sums * min(stretch, terms) * tiling.d_per_register * item > device.l1_bytes:
         traffic += cycles(Work(bytes={"l2": (len(tiles) - 1) * panel_bytes}), device)
-    step += own * max(product + (1.0 - OVERLAP) * traffic, traffic)
+    # Of a single row's panels, the last ones are still there when the next step begins with them.
+    kept = min(own, int(KEPT * device.l1_bytes) // panel_bytes) if rows == 1 and panel_bytes else 0
+    step += (own - kept) * max(product + (1.0 - OVERLAP) * traffic, traffic) + kept * product
     step += own * len(tiles) * stretches * TILE_CYCLES
     step += tiles[-1] * vectors * pointwise * (1.0 - BESIDE) if tiles else 0.0
     items = -(-dims.B // tiling.b_per_core) * dims.N

@@ -80,6 +80,17 @@ def test_rows_share_what_the_first_cache_holds() -> None:
             assert 2 * stretch <= wide.l1_bytes
 
 
+def test_panels_of_one_row_stay_in_the_first_cache() -> None:
+    """Where all of R does not fit, the last panel of a step does, with which the next begins."""
+    wide = replace(
+        DEVICE, isa="avx512", vector_bytes=64, vector_registers=32, fma_per_cycle=1.0,
+        loads_per_cycle=1.0, l1_bytes=32 << 10, l2_bytes=1 << 20, l2_bytes_per_cycle=30.0,
+    )  # fmt: skip
+    p = replace(cpu_problem(B=1, D=64), program=lower(cells.lstm))
+    tile = cpu.default(p, wide)
+    assert 64 * tile.d_per_register * p.accumulated * 4 <= cpu.KEPT * wide.l1_bytes
+
+
 def test_cost_grows_with_work() -> None:
     p = cpu_problem()
     config = cpu.default(p, DEVICE).as_config()
