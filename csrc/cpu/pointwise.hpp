@@ -1,5 +1,5 @@
-// The pointwise part of the forward recurrence: the cell's equations on complete sums, for four
-// vectors together where there are as many (several.hpp), of one row or of a few.
+// The pointwise part of the forward recurrence: the cell's equations on complete sums, for a few
+// vectors together where there are as many (several.hpp), of one row or of several.
 #pragma once
 
 #include "cpu/several.hpp"
@@ -10,7 +10,9 @@ namespace flashrnn {
 // of forward.hpp, which knows where numbers lie.
 template <class Cell, class S, int V, bool alone, class Item>
 struct Pointwise {
-  static constexpr int W = S::lanes, together = 4;
+  static constexpr int W = S::lanes;
+  // Two of a cell with many values, which registers could not hold for four.
+  static constexpr int together = Cell::gates + Cell::states > 6 ? 2 : 4;
   static constexpr int v_together = alone || V > together ? together : V;
   static constexpr int b_together = alone ? 1 : together / v_together;
 
