@@ -150,10 +150,11 @@ def layer(
     form = None
     if lengths is None and zoneout is None and not _special():
         flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
-        form = _form(flags, x, W, R, b, states, parameters)
+        tensors = (x, W, R, b, parameters, states)
+        form = _form(flags, tensors)
         checked = _checked.get(form)
         if checked is not None:
-            return run_unwatched(x, W, R, b, parameters, states, checked)
+            return run_unwatched(tensors, checked)
     x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -213,29 +214,13 @@ MOST_CHECKED = 1024
 
 
 def _form(
-    flags: tuple[object, ...],
-    x: Tensor,
-    W: Tensor,
-    R: Tensor,
-    b: Tensor | None,
-    states: Tensor | None,
-    parameters: Tensor | None,
+    flags: tuple[object, ...], tensors: tuple[Tensor | None, ...]
 ) -> tuple[object, ...] | None:
     """All that checks look at of tensors whose layer runs on a CPU; None for other objects."""
     try:
-        form = (
-            *flags, x.shape, x.dtype, x.is_cpu, W.shape, W.dtype, W.is_cpu,
-            R.shape, R.dtype, R.is_cpu,
-        )  # fmt: skip
-        if b is not None:
-            form = (*form, "b", b.shape, b.dtype, b.is_cpu)
-        if states is not None:
-            form = (*form, "states", states.shape, states.dtype, states.is_cpu)
-        if parameters is not None:
-            form = (*form, "parameters", parameters.shape, parameters.dtype, parameters.is_cpu)
+        return (*flags, *[None if x is None else (x.shape, x.dtype, x.is_cpu) for x in tensors])
     except AttributeError:  # a list, an array: the checks say so
         return None
-    return form
 
 
 def _special() -> bool:

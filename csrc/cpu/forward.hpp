@@ -80,10 +80,9 @@ struct Forward {
     packed = space.take(a.N * panels * a.D * Gr * d_per_register);
     bias = space.take(a.N * G * width);
     weights = space.take(a.N * Cell::weights * width);
-    states_size = (states + 1) * a.b_per_core * row;
+    states_size = round_up((states + 1) * a.b_per_core * row, line<Real>);
     sums_size = round_up((alone ? panels : 1) * a.b_per_core * sums * d_per_register, line<Real>);
-    states_size = round_up(states_size, line<Real>);
-    member_size = sums_size + round_up(3 * a.b_per_core * pointer<Real>, line<Real>);
+    member_size = sums_size + round_up(a.b_per_core * int64_t{sizeof(Place) / sizeof(Real)}, line<Real>);
     scratch_size = states_size + a.cores_d * member_size;
     scratch = space.take(a.threads * scratch_size);
     if (needed != nullptr) *needed = space.used;
@@ -142,15 +141,15 @@ struct Forward {
     // The other states are read and written by one unit alone, so in place.
     Real* state_in(int s) const { return s == 0 ? h_in() : plane(s + 1); }
     Real* state_out(int s) const { return s == 0 ? h_out() : plane(s + 1); }
-    // Each member has its own of the following two.
+    // Each member of the team has its own sums and places.
     Real* own() const { return scratch + f.states_size + team.rank * f.member_size; }
+    Place* places() const { return reinterpret_cast<Place*>(own() + f.sums_size); }
     // A row's sums of a gate, from a stretch of terms to the next and to the pointwise part: of the
     // panel at hand, or of all panels.
     Real* partial(int64_t b, int slot) const {
       const int64_t units = alone ? f.width : d_per_register;
       return own() + (b * sums + slot) * units;
     }
-    Place* places() const { return reinterpret_cast<Place*>(own() + f.sums_size); }
     // The unit with which they begin.
     static int64_t begin(int64_t panel) { return alone ? 0 : panel * d_per_register; }
 

@@ -48,11 +48,8 @@ class _Layer(torch.autograd.Function):
         initial: OptionalTensor,
         options: LayerOptions,
     ) -> tuple[Tensor, Tensor]:
-        if watched():
-            run = torch.ops.flashrnn.layer_training.default
-            states, last, saved = run(x, w, r, bias, parameters, initial, *options)
-        else:
-            states, last, saved = training(x, w, r, bias, parameters, initial, *options)
+        run = plain(torch.ops.flashrnn.layer_training.default, training)
+        states, last, saved = run(x, w, r, bias, parameters, initial, *options)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, options[1])
         ctx.options = options
@@ -112,16 +109,8 @@ def _watched_backward(
     return (*grads, None)
 
 
-def _recorded(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    bias: OptionalTensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    *options: Any,
-) -> tuple[Tensor, Tensor]:
-    h, last = _Layer.apply(x, w, r, bias, parameters, initial, options)
+def _recorded(*inputs: Any) -> tuple[Tensor, Tensor]:
+    h, last = _Layer.apply(*inputs[:6], inputs[6:])
     return h, last
 
 
@@ -143,7 +132,7 @@ define(
 
 
 def layer_options(cell: Cell, lengths: OptionalTensor, options: Options) -> LayerOptions:
-    """What `unwatched` takes."""
+    """What follows the tensors of a call, of a cell and options that were checked."""
     return cell.key, lengths, options.gradient_clip, options.gradient_cut, options.reverse
 
 
@@ -165,28 +154,15 @@ def layer(
     return h, last
 
 
-def unwatched(
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    bias: OptionalTensor,
-    parameters: OptionalTensor,
-    initial: OptionalTensor,
-    options: LayerOptions,
-) -> tuple[Tensor, Tensor]:
-    """`layer` where nobody looks and no forward-mode derivative is asked for, in less time."""
-    x, w, r = _outside(x), _outside(w), _outside(r)
-    bias = None if bias is None else _outside(bias)
-    parameters = None if parameters is None else _outside(parameters)
-    initial = None if initial is None else _outside(initial)
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or w.requires_grad
-        or r.requires_grad
-        or (bias is not None and bias.requires_grad)
-        or (parameters is not None and parameters.requires_grad)
-        or (initial is not None and initial.requires_grad)
-    ):
-        h, last = _apply(x, w, r, bias, parameters, initial, options)
-        return h, last
-    return inference(x, w, r, bias, parameters, initial, *options)
+def unwatched(tensors: tuple[OptionalTensor, ...], options: LayerOptions) -> tuple[Tensor, Tensor]:
+    """`layer` where nobody looks and no forward-mode derivative is asked for, in less time.
+
+    tensors: x, w, r, bias, parameters and initial.
+    """
+    tensors = tuple([None if x is None else _outside(x) for x in tensors])
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                h, last = _apply(*tensors, options)
+                return h, last
+    return inference(*tensors, *options)

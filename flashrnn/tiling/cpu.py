@@ -164,7 +164,7 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
         )
         product += max(cycles(arithmetic, device), terms * FMA_LATENCY)
     traffic = cycles(Work(bytes={source: panel_bytes}), device)
-    stretch = 64 if device.vector_bytes > 32 else 128  # as in panels.hpp
+    stretch = stretch_terms(device.vector_bytes)
     stretches = max(1, -(-terms // stretch))
     if 2 * sums * min(stretch, terms) * tiling.d_per_register * item > device.l1_bytes:
         traffic += cycles(Work(bytes={"l2": (len(tiles) - 1) * panel_bytes}), device)
@@ -176,6 +176,11 @@ def cost(config: Mapping[str, int], problem: CpuProblem, device: Cpu) -> float:
     items = -(-dims.B // tiling.b_per_core) * dims.N
     rounds = -(-items * tiling.cores_d // problem.threads)
     return rounds * dims.T * seconds(Work(overhead_cycles=step), device)
+
+
+def stretch_terms(vector_bytes: int) -> int:
+    """Terms that are summed before they meet the total: `stretch` of csrc/cpu/panels.hpp."""
+    return 64 if vector_bytes > 32 else 128
 
 
 @lru_cache(maxsize=1024)

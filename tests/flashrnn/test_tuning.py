@@ -1,5 +1,6 @@
 """The tiling model, its cost, and what the tuner is handed."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.families import elman_family, gru_family, lstm_family, slstm_family
 from flashrnn.passes.lower import lower
 from flashrnn.runtime import kernels
+from flashrnn.runtime.toolchain import source_directory
 from flashrnn.tiling import cpu
 from flashrnn.tiling.cpu import CpuProblem, CpuTiling
 from flashrnn.tunable import CpuKernel
@@ -65,30 +67,44 @@ def test_batch_sizes_share_a_kernel() -> None:
     assert len(tiles) == 1
 
 
+def with_avx512(**facts):
+    return replace(DEVICE, isa="avx512", vector_bytes=64, vector_registers=32, **facts)
+
+
 def test_rows_share_what_the_first_cache_holds() -> None:
     """Where one row's tile as wide as the registers admit would read R from the second for each."""
-    wide = replace(
-        DEVICE, isa="avx512", vector_bytes=64, vector_registers=32, fma_per_cycle=2.0,
-        loads_per_cycle=2.0, l1_bytes=48 << 10, l2_bytes=2 << 20, l2_bytes_per_cycle=48.0,
+    wide = with_avx512(
+        fma_per_cycle=2.0, loads_per_cycle=2.0, l1_bytes=48 << 10, l2_bytes=2 << 20,
+        l2_bytes_per_cycle=48.0,
     )  # fmt: skip
     for name in ("gru", "lstm"):
         for D in (256, 512, 768):
             p = replace(cpu_problem(B=64, D=D), program=lower(getattr(cells, name)))
             tile = cpu.default(p, wide)
-            stretch = 64 * tile.d_per_register * p.accumulated * 4
+            stretch = cpu.stretch_terms(64) * tile.d_per_register * p.accumulated * 4
             assert tile.b_per_register > 2
             assert 2 * stretch <= wide.l1_bytes
 
 
 def test_panels_of_one_row_stay_in_the_first_cache() -> None:
     """Where all of R does not fit, the last panel of a step does, with which the next begins."""
-    wide = replace(
-        DEVICE, isa="avx512", vector_bytes=64, vector_registers=32, fma_per_cycle=1.0,
-        loads_per_cycle=1.0, l1_bytes=32 << 10, l2_bytes=1 << 20, l2_bytes_per_cycle=30.0,
+    wide = with_avx512(
+        fma_per_cycle=1.0, loads_per_cycle=1.0, l1_bytes=32 << 10, l2_bytes=1 << 20,
+        l2_bytes_per_cycle=30.0,
     )  # fmt: skip
     p = replace(cpu_problem(B=1, D=64), program=lower(cells.lstm))
     tile = cpu.default(p, wide)
     assert 64 * tile.d_per_register * p.accumulated * 4 <= cpu.KEPT * wide.l1_bytes
+
+
+def test_the_model_knows_the_kernels_stretch() -> None:
+    panels = (source_directory() / "cpu" / "panels.hpp").read_text(encoding="utf-8")
+    found = re.search(r"stretch = sizeof\(typename S::Vec\) > (\d+) \? (\d+) : (\d+);", panels)
+    assert found is not None
+    widest, beyond, others = map(int, found.groups())
+    for vector_bytes in (16, 32, 64):
+        expected = beyond if vector_bytes > widest else others
+        assert cpu.stretch_terms(vector_bytes) == expected
 
 
 def test_cost_grows_with_work() -> None:
