@@ -137,11 +137,17 @@ FLASHRNN_INLINE void panels(int64_t count, Body&& body) {
   if constexpr (Descending) single(), all_wide();
 }
 
-// body(panel, head) for the panels of n heads of D channels; where a panel of `Vectors` is a whole
-// head, `Heads` neighbours go together.
+// How many of n heads of D channels share panels with neighbours: whole groups of `Heads`, where a
+// panel of `Vectors` is a whole head.
+template <class S, int Vectors, int Heads>
+FLASHRNN_INLINE int64_t heads_together(int64_t n, int64_t D) {
+  return Heads > 1 && D == Vectors * S::lanes ? n / Heads * Heads : 0;
+}
+
+// body(panel, head) for the panels of n heads of D channels.
 template <class S, int Vectors, int Heads, bool Descending, class Body>
 FLASHRNN_INLINE void head_panels(int64_t n, int64_t D, Body&& body) {
-  const int64_t together = Heads > 1 && D == Vectors * S::lanes ? n / Heads * Heads : 0;
+  const int64_t together = heads_together<S, Vectors, Heads>(n, D);
   const auto grouped = [&]() __attribute__((always_inline)) {
     if constexpr (Heads > 1)
       for (int64_t j = 0; j < together; j += Heads)

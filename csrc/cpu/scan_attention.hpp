@@ -37,24 +37,26 @@ inline int64_t slot_of(const Sequences& s, int64_t g, int64_t block) {
   return g * parts(s.T, block_rows) + block;
 }
 
-// Sums over a prefix for a group of heads: relative to m, with what rounding has lost.
+// Sums over a prefix for a group of heads, relative to the reference m, with what rounding has lost.
 template <class S>
 struct Prefix {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
   int64_t n, D, padded;
   Real *m, *u, *u_lost, *factor, *other;  // [n]
-  Real *w, *w_lost, *local;               // [n][padded]
+  Real *w, *w_lost;                       // [n][padded]
+  // [n][padded], of a block of rows: its sums, and w in the scale of the row that is at work
+  Real *local, *before;
 
   Prefix(Workspace<Real>& memory, int64_t n, int64_t D)
       : n(n), D(D), padded(round_up(D, S::lanes)) {
     for (Real** x : {&m, &u, &u_lost, &factor, &other}) *x = memory.take(n + S::lanes);
-    // Where w and local agreed in the last 12 bits of their addresses, a row took two to three times
-    // as long in some pages (Zen 4): so half a page lies between them.
+    // Where sums that are stored and others that are read agreed in the last 12 bits of their
+    // addresses, a row took two to three times as long in some pages (Zen 4): so half a page lies
+    // between them.
     constexpr int64_t page = 4096 / sizeof(Real);
-    w = memory.take(n * padded + (page + page / 2 - n * padded % page) % page);
-    local = memory.take(n * padded);
-    w_lost = memory.take(n * padded);
+    before = memory.take(n * padded + (page + page / 2 - n * padded % page) % page);
+    for (Real** x : {&local, &w, &w_lost}) *x = memory.take(n * padded);
   }
 
   // From a state of n heads; null for the empty prefix.
@@ -69,6 +71,29 @@ struct Prefix {
       const int64_t head = k / padded, d = k % padded;
       w[k] = w_ != nullptr && d < D ? w_[head * D + d] : 0;
       w_lost[k] = 0;
+    }
+  }
+
+  // Before a block of rows: nothing of it is summed yet, and w is taken in the scale of its first.
+  void open(const Real* scale) const {
+    for (int64_t j = 0; j < n; ++j) {
+      const Vec f = S::broadcast(scale[j]);
+      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes) {
+        S::store(before + k, f * S::load(w + k));
+        S::store(local + k, Vec{});
+      }
+    }
+  }
+
+  // A row of the block has another scale than what came before it.
+  __attribute__((noinline)) void rescale(const Real* scale) const {
+    for (int64_t j = 0; j < n; ++j) {
+      if (scale[j] == 1) continue;
+      const Vec f = S::broadcast(scale[j]);
+      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes) {
+        S::store(before + k, f * S::load(before + k));
+        S::store(local + k, f * S::load(local + k));
+      }
     }
   }
 
@@ -88,6 +113,16 @@ struct Prefix {
     std::memcpy(m_, m, n * sizeof(Real));
     std::memcpy(u_, u, n * sizeof(Real));
     for (int64_t j = 0; j < n; ++j) std::memcpy(w_ + j * D, w + j * padded, D * sizeof(Real));
+  }
+
+  // As a state, relative to its maximum.
+  void end(const Real* maximum, Real* m_, Real* u_, Real* w_) const {
+    for (int64_t j = 0; j < n; ++j) {
+      const Real f = ratio<S>(S::broadcast(m[j]), S::broadcast(maximum[j]))[0];
+      m_[j] = maximum[j];
+      u_[j] = f * u[j];
+      for (int64_t d = 0; d < D; ++d) w_[j * D + d] = f * w[j * padded + d];
+    }
   }
 };
 
@@ -122,10 +157,9 @@ class ScanAttention {
         const auto item = items[i];
         if (!item.exists() || item.last()) return;
         const Core core = core_of(worker, item);
-        core.prefix.begin(nullptr, nullptr, nullptr);
+        core.begin(nullptr, nullptr, nullptr);
         walk(core, item, nullptr, none);
-        const auto to = total(item, item.chunk);
-        core.prefix.end(to.m, to.u, to.w);
+        core.end(total(item, item.chunk), 0);
       });
       parallel_for(a.region, a.cut.threads, items.count() / items.chunks,
                    [&](int64_t i, int64_t worker) { join(items[i * items.chunks], worker); });
@@ -141,6 +175,17 @@ class ScanAttention {
     Block<S> block;
     Prefix<S> prefix;
     Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), prefix(memory, n, D) {}
+
+    void begin(const Real* m, const Real* u, const Real* w) const {
+      block.begin(m);
+      prefix.begin(m, u, w);
+    }
+
+    // Into row `head` of a state.
+    void end(const AttentionState<Real>& to, int64_t head) const {
+      block.highest(block.first);
+      prefix.end(block.first, to.m + head, to.u + head, to.w + head * prefix.D);
+    }
   };
 
   Core core_of(int64_t worker, const Items::Item& item) const {
@@ -155,8 +200,8 @@ class ScanAttention {
 
   void begin(const Core& core, const Items::Item& item) const {
     const int64_t at = item.sequence * a.N + item.first_column;
-    if (a.initial.m == nullptr) return core.prefix.begin(nullptr, nullptr, nullptr);
-    core.prefix.begin(a.initial.m + at, a.initial.u + at, a.initial.w + at * a.D);
+    if (a.initial.m == nullptr) return core.begin(nullptr, nullptr, nullptr);
+    core.begin(a.initial.m + at, a.initial.u + at, a.initial.w + at * a.D);
   }
 
   // From the totals of all chunks before the last to the prefix that each chunk follows.
@@ -170,15 +215,15 @@ class ScanAttention {
       for (int64_t j = 0; j < n; j += S::lanes) {
         const Vec own = S::load(prefix.m + j), theirs = S::load(t.m + j, n - j);
         const Vec maximum = math::maximum<S>(own, theirs);
-        S::store(core.block.m + j, maximum);
+        S::store(core.block.first + j, maximum);
         S::store(prefix.factor + j, ratio<S>(own, maximum));
         S::store(prefix.other + j, ratio<S>(theirs, maximum));
-        S::store(core.block.p + j, S::load(t.u + j, n - j));
+        S::store(core.block.local + j, S::load(t.u + j, n - j));
       }
       for (int64_t j = 0; j < n; ++j)
         for (int64_t d = 0; d < prefix.padded; ++d)
           prefix.local[j * prefix.padded + d] = d < a.D ? t.w[j * a.D + d] : 0;
-      prefix.join(core.block.m, core.block.p, prefix.local);
+      prefix.join(core.block.first, core.block.local, prefix.local);
       prefix.end(t.m, t.u, t.w);
     }
   }
@@ -189,12 +234,10 @@ class ScanAttention {
       begin(core, item);
     } else {
       const auto from = total(item, item.chunk - 1);
-      core.prefix.begin(from.m, from.u, from.w);
+      core.begin(from.m, from.u, from.w);
     }
     walk(core, item, a.saved, results);
-    if (!item.last()) return;
-    const int64_t at = item.sequence * a.N + item.first_column;
-    core.prefix.end(a.last.m + at, a.last.u + at, a.last.w + at * a.D);
+    if (item.last()) core.end(a.last, item.sequence * a.N + item.first_column);
   }
 
   enum Results { none, cached, streamed };
@@ -230,47 +273,40 @@ class ScanAttention {
         std::memcpy(at, prefix.m, n * sizeof(Real));
         std::memcpy(at + a.N, prefix.u, n * sizeof(Real));
       }
-      block.scan(scores, i, count, prefix.m, prefix.u);
-      const int64_t end = (count - 1) * n;
-      std::memcpy(prefix.factor, block.before + end, n * sizeof(Real));
-      if constexpr (results != none)
-        for (int64_t k = 0; k < count * n; k += S::lanes)
-          S::store(block.before + k, S::load(block.before + k) * S::load(block.inverse + k));
-      std::memset(prefix.local, 0, n * prefix.padded * sizeof(Real));
+      const RowSet changes = block.scan(scores, i, count, prefix.m, prefix.u);
+      prefix.open(prefix.other);
       for (int64_t r = 0; r < count; ++r) {
+        if (__builtin_expect(contains(changes, r), 0)) prefix.rescale(block.scale + r * n);
         const Stored* from = v[i + r];
         Stored* to = results == none ? nullptr : o[i + r];
         head_panels<S, Vectors, Heads, Descending>(n, D, [&](auto panel, int64_t j)
                                                              __attribute__((always_inline)) {
           const int64_t at = j * prefix.padded + panel.at, column = j * D + panel.at;
-          row<results, Descending>(panel, block, r * n + j, prefix.local + at, prefix.w + at,
+          row<results, Descending>(panel, block, r * n + j, prefix.local + at, prefix.before + at,
                                    from + column, results == none ? nullptr : to + column);
         });
       }
-      prefix.join(block.m + end, block.local, prefix.local);
+      std::memcpy(prefix.factor, block.factor, n * sizeof(Real));
+      prefix.join(block.reference, block.local, prefix.local);
     }
   }
 
   // A panel of one row. scalar: of its first head in the block; local, before: the block's sums so
-  // far and those before it.
+  // far and those before it, both in the row's scale.
   template <Results results, bool Descending, class P>
   static FLASHRNN_INLINE void row(P panel, const Block<S>& block, int64_t scalar, Real* local,
                                   const Real* before, const Stored* v, Stored* o) {
     unroll_along<P::heads, Descending>([&](auto h) __attribute__((always_inline)) {
-      const Vec scale = S::broadcast(block.scale[scalar + h]);
       const Vec p = S::broadcast(block.p[scalar + h]);
-      Vec inverse{}, old{};
-      if constexpr (results != none) {
-        inverse = S::broadcast(block.inverse[scalar + h]);
-        old = S::broadcast(block.before[scalar + h]);  // times the inverse already
-      }
+      Vec inverse{};
+      if constexpr (results != none) inverse = S::broadcast(block.inverse[scalar + h]);
       unroll_along<P::vectors, Descending>([&](auto vector) __attribute__((always_inline)) {
         constexpr int k = (h * P::vectors + vector) * S::lanes;
         fetch_ahead<Ahead, Descending, k>(v + k);
-        const Vec sum = S::fma(p, panel.load(v + k), scale * S::load(local + k));
+        const Vec sum = S::fma(p, panel.load(v + k), S::load(local + k));
         S::store(local + k, sum);
         if constexpr (results != none)
-          panel.store(o + k, S::fma(old, S::load(before + k), inverse * sum), results == streamed);
+          panel.store(o + k, inverse * (S::load(before + k) + sum), results == streamed);
       });
     });
   }

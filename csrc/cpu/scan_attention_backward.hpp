@@ -1,11 +1,11 @@
 // Attention over every prefix as a scan: backward.
 //
-// With S_i = d_o_i / u_i + e^(m_i - m_{i+1}) S_{i+1} (a vector per head) and
-// sigma_i = <d_o_i, o_i> / u_i + e^(m_i - m_{i+1}) sigma_{i+1}:
-//   d_v_i = e^(s_i - m_i) S_i,   d_s_i = e^(s_i - m_i) (<v_i, S_i> - sigma_i).
-// Every factor is at most 1 but 1 / u_i, so nothing overflows. The scalars of a block are computed
-// again from m and u before it, to the same bits as in the forward pass. Sums are kept as there: 64
-// rows locally, the rest with what rounding loses. Gradients of the last state are S and -sigma
+// With S_i = d_o_i / u_i + e^(r_i - r_{i+1}) S_{i+1} (a vector per head) and
+// sigma_i = <d_o_i, o_i> / u_i + e^(r_i - r_{i+1}) sigma_{i+1}, r the reference of the weights:
+//   d_v_i = e^(s_i - r_i) S_i,   d_s_i = e^(s_i - r_i) (<v_i, S_i> - sigma_i).
+// No factor is more than e^slack, so nothing overflows. The scalars of a block are computed again from
+// r and u before it, to the same bits as in the forward pass. Sums are kept as there: 64 rows
+// locally, the rest with what rounding loses. Gradients of the last state are S and -sigma
 // behind the last row; what they do through its maximum goes to the score that attained it.
 #pragma once
 
@@ -81,11 +81,13 @@ class ScanAttentionBackward {
     Block<S> block;
     Prefix<S> suffix;
     Real* dots;   // [block_rows][n]: <v_i, S_i> - sigma_i, but for sigma behind the block
+    Real* behind;  // [n]: sigma behind the block, in the scale of a row
     // [n][padded], a vector at the beginning of each panel, whose lanes are still to be summed:
     Real* sigma;  // sigma's sum within the block
     Real* terms;  // a row's dots
     Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), suffix(memory, n, D) {
       dots = memory.take(block_rows * n + S::lanes);
+      behind = memory.take(n + S::lanes);
       for (Real** x : {&sigma, &terms}) *x = memory.take(n * suffix.padded);
     }
   };
@@ -118,22 +120,22 @@ class ScanAttentionBackward {
     for (int64_t j = 0; j < n; ++j) core.suffix.u[j] = d.u == nullptr ? 0 : -d.u[at + j];
   }
 
-  // The maximum that an empty suffix behind this chunk is relative to: that of its last row.
+  // What an empty suffix behind this chunk is relative to: the reference of its last row.
   void relative_to_end(const Core& core, const Items::Item& item) const {
-    const int64_t start = (item.end - 1) / block_rows * block_rows, n = item.columns;
+    const int64_t start = (item.end - 1) / block_rows * block_rows;
     scan(core, item, start, item.end - start);
-    std::memcpy(core.suffix.m, core.block.m + (item.end - start - 1) * n, n * sizeof(Real));
+    std::memcpy(core.suffix.m, core.block.reference, item.columns * sizeof(Real));
   }
 
   void relative_to_begin(const Core& core, const Items::Item& item) const {
     scan(core, item, item.begin, 1);
-    std::memcpy(core.suffix.m, core.block.m, item.columns * sizeof(Real));
+    std::memcpy(core.suffix.m, core.block.first, item.columns * sizeof(Real));
   }
 
-  void scan(const Core& core, const Items::Item& item, int64_t row, int64_t rows) const {
+  RowSet scan(const Core& core, const Items::Item& item, int64_t row, int64_t rows) const {
     const auto scores = a.sequences.rows(a.scores, item.sequence).shifted(item.first_column);
     const Real* before = saved_at(item, row);
-    core.block.scan(scores, row, rows, before, before + a.N);
+    return core.block.scan(scores, row, rows, before, before + a.N);
   }
 
   // From each chunk's own sums to the suffix that follows the chunk before it.
@@ -147,14 +149,14 @@ class ScanAttentionBackward {
       const auto t = total(item, c);
       for (int64_t j = 0; j < n; j += S::lanes) {
         const Vec maximum = S::load(t.m + j, n - j);
-        S::store(core.block.m + j, maximum);
+        S::store(core.block.first + j, maximum);
         S::store(suffix.factor + j, ratio<S>(maximum, S::load(suffix.m + j)));
-        S::store(core.block.p + j, S::load(t.u + j, n - j));
+        S::store(core.block.local + j, S::load(t.u + j, n - j));
       }
       for (int64_t j = 0; j < n; ++j)
         for (int64_t d = 0; d < suffix.padded; ++d)
           suffix.local[j * suffix.padded + d] = d < a.D ? t.w[j * a.D + d] : 0;
-      suffix.join(core.block.m, core.block.p, suffix.local);
+      suffix.join(core.block.first, core.block.local, suffix.local);
       suffix.end(t.m, t.u, t.w);
     }
   }
@@ -194,14 +196,16 @@ class ScanAttentionBackward {
     const auto d_o = a.sequences.rows(a.d_o, item.sequence).shifted(first);
     const auto d_v = a.sequences.rows(a.d_v, item.sequence).shifted(first);
     for (int64_t j = 0; j < n; ++j) suffix.other[j] = 1;
+    const int64_t summed = Heads % 4 == 0 ? heads_together<S, Vectors, Heads>(n, D) : 0;
     const int64_t blocks = parts(item.end - item.begin, block_rows);
     for (int64_t b = blocks - 1; b >= 0; --b) {
       const int64_t i = item.begin + b * block_rows;
       const int64_t count = item.end - i < block_rows ? item.end - i : block_rows;
-      scan(core, item, i, count);
-      block.relative_to(suffix.m, count);  // what follows the block
+      const RowSet changes = scan(core, item, i, count);
+      relative_to(block.reference, suffix);  // the last row
+      suffix.open(suffix.factor);
       std::memset(core.sigma, 0, n * suffix.padded * sizeof(Real));
-      std::memset(suffix.local, 0, n * suffix.padded * sizeof(Real));
+      for (int64_t j = 0; j < n; ++j) core.behind[j] = suffix.factor[j] * suffix.u[j];
       for (int64_t r = count - 1; r >= 0; --r) {
         const Row of{Outputs ? d_o[i + r] : nullptr, Outputs ? o[i + r] : nullptr,
                      results == none ? nullptr : v[i + r], results == none ? nullptr : d_v[i + r]};
@@ -209,15 +213,35 @@ class ScanAttentionBackward {
                                                              __attribute__((always_inline)) {
           const int64_t at = j * suffix.padded + panel.at;
           row<Outputs, results, Descending>(panel, block, r * n + j, of, j * D + panel.at,
-                                            suffix.local + at, suffix.w + at, core.sigma + at,
-                                            core.terms + at);
+                                            suffix.local + at, suffix.before + at,
+                                            core.sigma + at, core.terms + at,
+                                            core.dots + r * n + j);
         });
-        if constexpr (results != none) add_up(core.terms, suffix, core.dots + r * n);
+        if constexpr (results != none) add_up(core.terms, suffix, core.dots + r * n, summed);
+        if (__builtin_expect(r > 0 && contains(changes, r), 0)) rescale(core, block.scale + r * n);
       }
-      scalars<results != none>(core, item, i, count);
-      std::memcpy(suffix.factor, block.before, n * sizeof(Real));
-      suffix.join(block.m, block.local, suffix.local);
+      scalars<results != none>(core, item, i, count, changes);
+      relative_to(block.first, suffix);
+      suffix.join(block.first, block.local, suffix.local);
     }
+  }
+
+  // suffix.factor = e^(reference - what the suffix is relative to)
+  static void relative_to(const Real* reference, const Prefix<S>& suffix) {
+    for (int64_t j = 0; j < suffix.n; j += S::lanes)
+      S::store(suffix.factor + j, ratio<S>(S::load(reference + j), S::load(suffix.m + j)));
+  }
+
+  // From a row that changes the scale to the row before it.
+  __attribute__((noinline)) void rescale(const Core& core, const Real* scale) const {
+    const Prefix<S>& suffix = core.suffix;
+    suffix.rescale(scale);
+    for (int64_t j = 0; j < suffix.n; ++j)
+      if (scale[j] != 1)
+        panels<S, Vectors>(a.D, [&](auto panel) {
+          Real* sigma = core.sigma + j * suffix.padded + panel.at;
+          S::store(sigma, S::broadcast(scale[j]) * S::load(sigma));
+        });
   }
 
   struct Row {
@@ -226,15 +250,16 @@ class ScanAttentionBackward {
   };
 
   // A panel of one row. scalar: of its first head in the block; column: in the row; local, after:
-  // the block's sums so far and those behind it.
+  // the block's sums so far and those behind it, both in the row's scale. dots: of its first head; four
+  // heads are summed here, of fewer the terms are left.
   template <bool Outputs, Results results, bool Descending, class P>
   static FLASHRNN_INLINE void row(P panel, const Block<S>& block, int64_t scalar, const Row& row,
                                   int64_t column, Real* local, const Real* after, Real* sigmas,
-                                  Real* terms) {
+                                  Real* terms, Real* dots) {
+    constexpr bool by_four = P::heads % 4 == 0;
+    Vec of_head[P::heads];
     unroll_along<P::heads, Descending>([&](auto h) __attribute__((always_inline)) {
-      const Vec scale = S::broadcast(block.scale[scalar + h + block.n]);
       const Vec inverse = S::broadcast(block.inverse[scalar + h]);
-      const Vec follows = S::broadcast(block.before[scalar + h]);
       const Vec p = S::broadcast(block.p[scalar + h]);
       Vec sum_o{}, sum_v{}, sigma{};
       unroll_along<P::vectors, Descending>([&](auto vector) __attribute__((always_inline)) {
@@ -245,11 +270,11 @@ class ScanAttentionBackward {
           fetch_ahead<Ahead, Descending, k>(row.o + column + k);
           const Vec d = panel.load(row.d_o + column + k);
           sum_o = S::fma(d, panel.load(row.o + column + k), sum_o);
-          sum = S::fma(inverse, d, scale * sum);
+          sum = S::fma(inverse, d, sum);
           S::store(local + k, sum);
         }
         if constexpr (results != none) {
-          sum = S::fma(follows, S::load(after + k), sum);
+          sum += S::load(after + k);
           fetch_ahead<Ahead, Descending, k>(row.v + column + k);
           sum_v = S::fma(panel.load(row.v + column + k), sum, sum_v);
           panel.store(row.d_v + column + k, p * sum, results == streamed);
@@ -257,15 +282,22 @@ class ScanAttentionBackward {
       });
       constexpr int k = h * P::vectors * S::lanes;
       if constexpr (Outputs) {
-        sigma = S::fma(inverse, sum_o, scale * S::load(sigmas + k));
+        sigma = S::fma(inverse, sum_o, S::load(sigmas + k));
         S::store(sigmas + k, sigma);
       }
-      if constexpr (results != none) S::store(terms + k, sum_v - sigma);
+      if constexpr (results != none) {
+        if constexpr (by_four) of_head[h] = sum_v - sigma;
+        else S::store(terms + k, sum_v - sigma);
+      }
     });
+    if constexpr (results != none && by_four)
+      unroll<P::heads / 4>([&](auto q) __attribute__((always_inline)) {
+        sums_of_four<S>(of_head + 4 * q, dots + 4 * q);
+      });
   }
 
-  // What is kept for the panels of n heads, summed for each.
-  void add_up(const Real* kept, const Prefix<S>& suffix, Real* sums) const {
+  // What is kept for the panels of n heads, from `first` on, summed for each.
+  void add_up(const Real* kept, const Prefix<S>& suffix, Real* sums, int64_t first = 0) const {
     const auto of_head = [&](int64_t j) __attribute__((always_inline)) {
       Vec sum{};
       panels<S, Vectors>(a.D, [&](auto panel) __attribute__((always_inline)) {
@@ -273,7 +305,7 @@ class ScanAttentionBackward {
       });
       return sum;
     };
-    int64_t j = 0;
+    int64_t j = first;
     for (; j + 4 <= suffix.n; j += 4) {
       const Vec four[] = {of_head(j), of_head(j + 1), of_head(j + 2), of_head(j + 3)};
       sums_of_four<S>(four, sums + j);
@@ -283,18 +315,20 @@ class ScanAttentionBackward {
 
   // The gradients of the scores; leaves the block's own sigma in block.local.
   template <bool Scores>
-  void scalars(const Core& core, const Items::Item& item, int64_t i, int64_t rows) const {
+  void scalars(const Core& core, const Items::Item& item, int64_t i, int64_t rows,
+               RowSet changes) const {
     const Block<S>& block = core.block;
     const int64_t n = item.columns;
     add_up(core.sigma, core.suffix, block.local);
     if constexpr (!Scores) return;
     const auto to = a.sequences.rows(a.d_scores, item.sequence).shifted(item.first_column);
     for (int64_t j = 0; j < n; j += S::lanes) {
-      const Vec after = S::load(core.suffix.u + j);
-      for (int64_t r = 0; r < rows; ++r) {
+      Vec behind = S::load(core.behind + j);
+      for (int64_t r = rows - 1; r >= 0; --r) {
         const int64_t k = r * n + j;
-        const Vec d = S::fma(S::load(block.before + k), -after, S::load(core.dots + k));
+        const Vec d = S::load(core.dots + k) - behind;
         Memory<S, Stored>::store(to[i + r] + j, S::load(block.p + k) * d, n - j);
+        if (__builtin_expect(contains(changes, r), 0)) behind *= S::load(block.scale + k);
       }
     }
   }

@@ -24,19 +24,17 @@ from flashrnn.emit.scan import ATTENTION
 BLOCK_ROWS = 64
 # Few, so that few kernels are compiled; what is left of a head goes vector by vector.
 VECTORS_PER_PANEL = (1, 2, 4, 8)
-# Registers for a row's factors, what is loaded, and the constants of an address.
-OTHER_REGISTERS = 8
+# Vectors of a panel, over its heads: their instructions stand one behind the other.
+MOST_UNROLLED = 16
 # Vectors of scalars in scan_block.hpp's exponentials, per score.
 EXPONENTIAL_CYCLES = 45.0
 # Of a panel in a row, and of a row that begins within a line.
 PANEL_CYCLES = 20.0
 ROW_CYCLES = 8.0
-# How far ahead of what is read, over all tensors; and the cycles of fetching a line.
+# How far ahead of what is read, over all tensors; and the cycles of fetching a line. On Zen 3 it
+# gained up to a sixth out of the caches, on Zen 4 it loses up to a quarter: so by tuning alone.
 AHEAD_BYTES = 1536
 FETCH_CYCLES = 1.0
-# The share of memory's bandwidth that is lost where only hardware fetches ahead (up to a sixth on
-# Zen 3), once what is read is this many times the last cache.
-UNFETCHED, OUT_OF_CACHE = 0.1, 2
 # Waking the other threads.
 PHASE_CYCLES = 20_000.0
 
@@ -128,12 +126,10 @@ def model(problem: ScanProblem, device: Cpu) -> Model:
     most = problem.columns if problem.kind == ATTENTION and whole in VECTORS_PER_PANEL else 1
     heads = m.int_var("heads_per_panel", [k for k in VECTORS_PER_PANEL if k <= most])
     m.add((heads == 1) | (vectors == whole), name="only whole heads share a panel")
-    m.add(
-        heads * vectors <= min(VECTORS_PER_PANEL[-1], device.vector_registers - OTHER_REGISTERS),
-        name="vector registers: a panel's sums and a row's factors",
-    )
-    scalars = 8 * BLOCK_ROWS if problem.kind == ATTENTION else 0
-    per_column = (scalars + 3 * problem.width) * problem.real.bytes
+    m.add(heads * vectors <= MOST_UNROLLED, name="vectors of a panel, which are unrolled")
+    # Of Block and Prefix, and what the backward pass adds; of a linear scan a, b and h.
+    scalars, sums = (4 * BLOCK_ROWS, 6) if problem.kind == ATTENTION else (0, 3)
+    per_column = (scalars + sums * problem.width) * problem.real.bytes
     least = min(_column_groups(problem, lanes))
     m.add(
         group * per_column <= max(device.l2_bytes // 2, least * per_column),
@@ -188,8 +184,6 @@ def cost(config: Mapping[str, int], problem: ScanProblem, device: Cpu) -> float:
         overhead += steps * ROW_CYCLES
     if t.fetch_ahead:
         overhead += steps * row / line * read * passes * FETCH_CYCLES
-    elif _bytes(problem) > OUT_OF_CACHE * device.l3_bytes:
-        traffic["memory"] *= 1 + UNFETCHED
     work = Work(
         loads=steps * row / lanes * (read + written),
         bytes=traffic,

@@ -42,6 +42,8 @@ SIZES = [
     (3, 65, 2, 23),
     (2, 130, 5, 17),
     (1, 200, 40, 3),
+    (2, 66, 9, 32),  # four heads a panel of AVX-512, and one left
+    (1, 70, 11, 8),  # eight, and three left
 ]
 
 
@@ -160,6 +162,31 @@ def test_a_late_large_score(late, dtype) -> None:
     assert_close({k: got[k] for k in ("o", "d_v")}, {k: exact[k] for k in ("o", "d_v")}, 1e-6)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("N", [1, 2, 3, 4, 8, 16, 20, 40])
+def test_rows_that_change_the_scale(N, reverse, monkeypatch) -> None:
+    """Scores that rise, each head at its pace: weights are taken relative to others every few rows.
+
+    Rows that share a vector, that fill some, and that leave a part; whole passes and chunks.
+    """
+    s, v, state = problem(2, 150, N, 9)
+    with torch.no_grad():
+        pace = torch.tensor([0.0, 0.3, 5.0, -1.0, 1.0])[torch.arange(N) % 5]
+        s += pace * torch.arange(150).unsqueeze(-1)
+        s[:, 30, ::3] = -INF
+        s[0, 70] = s[0, :70].amax(0) + 4  # as much as leaves the scale as it is
+        s[1, 70] = s[1, :70].amax(0) + 4.5
+    exact = everything(reference, s, v, state, reverse=reverse)
+    assert_close(everything(plain, s, v, state, reverse=reverse), exact, 1e-12)
+    with tiling(monkeypatch, t_per_chunk=64, columns_per_core=min(N, 3), threads=2):
+        assert_close(everything(plain, s, v, state, reverse=reverse), exact, 1e-12)
+    single = cast(s, v, state, torch.float32)
+    exact = everything(reference, *cast(*single), reverse=reverse)
+    got = everything(plain, *single, reverse=reverse)
+    for name in ("o", "m", "u", "w", "d_v"):
+        assert error(got[name], exact[name], floor=1.0) < 2e-6, name
+
+
 def test_cumsum_of_exponentials_is_wrong() -> None:
     """What people write first: kept here so that nobody takes it for the scan."""
     s = torch.zeros(1, 9, 1)
@@ -260,6 +287,7 @@ TILINGS = [
     {"t_per_chunk": 64, "columns_per_core": 1, "threads": 2},
     {"t_per_chunk": 128, "columns_per_core": 2, "vectors_per_panel": 1, "threads": 3},
     {"vectors_per_panel": 2, "streaming": 1, "fetch_ahead": 1},
+    {"heads_per_panel": 2},
     {"columns_per_core": 3, "streaming": 1, "threads": 2},
 ]
 
