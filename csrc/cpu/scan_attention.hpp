@@ -6,7 +6,7 @@
 // chunks' totals, a short pass that joins them, and the results.
 #pragma once
 
-#include "cpu/scan_block.hpp"
+#include "cpu/scan_prefix.hpp"
 
 namespace flashrnn {
 
@@ -22,7 +22,7 @@ struct ScanAttentionArguments {
   AttentionState<const Real> initial;  // or null
   Tensor<Stored> o;                    // [B, T, N, D], or null: only the last state is wanted
   AttentionState<Real> last;
-  Real* saved;  // [slots, 2, N]: m and u before each block, or null
+  Real* saved;  // [slots, 2, N]: the reference and u before each block, or null
   Real* workspace;
   ParallelRegion region;
   Sequences sequences;
@@ -37,107 +37,13 @@ inline int64_t slot_of(const Sequences& s, int64_t g, int64_t block) {
   return g * parts(s.T, block_rows) + block;
 }
 
-// Sums over a prefix for a group of heads, relative to the reference m, with what rounding has lost.
-template <class S>
-struct Prefix {
-  using Real = typename S::Real;
-  using Vec = typename S::Vec;
-  int64_t n, D, padded;
-  Real *m, *u, *u_lost, *factor, *other;  // [n]
-  Real *w, *w_lost;                       // [n][padded]
-  // [n][padded], of a block of rows: its sums, and w in the scale of the row that is at work
-  Real *local, *before;
-
-  Prefix(Workspace<Real>& memory, int64_t n, int64_t D)
-      : n(n), D(D), padded(round_up(D, S::lanes)) {
-    for (Real** x : {&m, &u, &u_lost, &factor, &other}) *x = memory.take(n + S::lanes);
-    // Where sums that are stored and others that are read agreed in the last 12 bits of their
-    // addresses, a row took two to three times as long in some pages (Zen 4): so half a page lies
-    // between them.
-    constexpr int64_t page = 4096 / sizeof(Real);
-    before = memory.take(n * padded + (page + page / 2 - n * padded % page) % page);
-    for (Real** x : {&local, &w, &w_lost}) *x = memory.take(n * padded);
-  }
-
-  // From a state of n heads; null for the empty prefix.
-  void begin(const Real* m_, const Real* u_, const Real* w_) const {
-    for (int64_t j = 0; j < n + S::lanes; ++j) {
-      const bool given = m_ != nullptr && j < n;
-      m[j] = given ? m_[j] : -std::numeric_limits<Real>::infinity();
-      u[j] = given ? u_[j] : 0;
-      u_lost[j] = 0;
-    }
-    for (int64_t k = 0; k < n * padded; ++k) {
-      const int64_t head = k / padded, d = k % padded;
-      w[k] = w_ != nullptr && d < D ? w_[head * D + d] : 0;
-      w_lost[k] = 0;
-    }
-  }
-
-  // Before a block of rows: nothing of it is summed yet, and w is taken in the scale of its first.
-  void open(const Real* scale) const {
-    for (int64_t j = 0; j < n; ++j) {
-      const Vec f = S::broadcast(scale[j]);
-      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes) {
-        S::store(before + k, f * S::load(w + k));
-        S::store(local + k, Vec{});
-      }
-    }
-  }
-
-  // A row of the block has another scale than what came before it.
-  __attribute__((noinline)) void rescale(const Real* scale) const {
-    for (int64_t j = 0; j < n; ++j) {
-      if (scale[j] == 1) continue;
-      const Vec f = S::broadcast(scale[j]);
-      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes) {
-        S::store(before + k, f * S::load(before + k));
-        S::store(local + k, f * S::load(local + k));
-      }
-    }
-  }
-
-  // The sums become factor * sums + other * (u, w), relative to new_m.
-  void join(const Real* new_m, const Real* more_u, const Real* more_w) const {
-    for (int64_t j = 0; j < n; j += S::lanes)
-      fold<S>(u + j, u_lost + j, S::load(factor + j), S::load(other + j) * S::load(more_u + j));
-    for (int64_t j = 0; j < n; ++j) {
-      const Vec f = S::broadcast(factor[j]), g = S::broadcast(other[j]);
-      for (int64_t k = j * padded; k < (j + 1) * padded; k += S::lanes)
-        fold<S>(w + k, w_lost + k, f, g * S::load(more_w + k));
-      m[j] = new_m[j];
-    }
-  }
-
-  void end(Real* m_, Real* u_, Real* w_) const {
-    std::memcpy(m_, m, n * sizeof(Real));
-    std::memcpy(u_, u, n * sizeof(Real));
-    for (int64_t j = 0; j < n; ++j) std::memcpy(w_ + j * D, w + j * padded, D * sizeof(Real));
-  }
-
-  // As a state, relative to its maximum.
-  void end(const Real* maximum, Real* m_, Real* u_, Real* w_) const {
-    for (int64_t j = 0; j < n; ++j) {
-      const Real f = ratio<S>(S::broadcast(m[j]), S::broadcast(maximum[j]))[0];
-      m_[j] = maximum[j];
-      u_[j] = f * u[j];
-      for (int64_t d = 0; d < D; ++d) w_[j * D + d] = f * w[j * padded + d];
-    }
-  }
-};
-
-// Streaming: whether results may bypass the caches. Ahead: how many bytes further on values are
-// fetched, 0 for none.
-template <class S, class Stored, int Vectors, int Heads, bool Streaming, int Ahead>
-class ScanAttention {
-  using Real = typename S::Real;
-  using Vec = typename S::Vec;
-
- public:
-  using Arguments = ScanAttentionArguments<Real, Stored>;
-
+// What both directions share: work items, each worker's core, and the totals of chunks. Core: what
+// one item is computed in, made of a Workspace, the number of heads and of channels.
+template <class Arguments, class Core, class Real>
+class AttentionItems {
+ protected:
   // With a null workspace, only says how many numbers it needs.
-  ScanAttention(const Arguments& a, Real* workspace, int64_t* needed = nullptr)
+  AttentionItems(const Arguments& a, Real* workspace, int64_t* needed)
       : a(a), items(a.sequences, a.cut, a.N), memory{workspace} {
     if (items.chunks > 1) {
       const int64_t rows = a.sequences.count * items.chunks * a.N;
@@ -150,43 +56,23 @@ class ScanAttention {
     if (needed != nullptr) *needed = memory.used;
   }
 
-  void run() {
-    if (a.o) results = Streaming && may_stream<S>(a.o, a.D) ? streamed : cached;
-    if (items.chunks > 1) {
-      parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
-        const auto item = items[i];
-        if (!item.exists() || item.last()) return;
-        const Core core = core_of(worker, item);
-        core.begin(nullptr, nullptr, nullptr);
-        walk(core, item, nullptr, none);
-        core.end(total(item, item.chunk), 0);
-      });
-      parallel_for(a.region, a.cut.threads, items.count() / items.chunks,
-                   [&](int64_t i, int64_t worker) { join(items[i * items.chunks], worker); });
-    }
+  template <class Body>
+  void each_item(Body&& body) const {
     parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
       const auto item = items[i];
-      if (item.exists()) finish(item, worker);
+      if (item.exists()) body(item, core_of(worker, item));
     });
   }
 
- private:
-  struct Core {
-    Block<S> block;
-    Prefix<S> prefix;
-    Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), prefix(memory, n, D) {}
-
-    void begin(const Real* m, const Real* u, const Real* w) const {
-      block.begin(m);
-      prefix.begin(m, u, w);
-    }
-
-    // Into row `head` of a state.
-    void end(const AttentionState<Real>& to, int64_t head) const {
-      block.highest(block.first);
-      prefix.end(block.first, to.m + head, to.u + head, to.w + head * prefix.D);
-    }
-  };
+  // The first item of each row of chunks.
+  template <class Body>
+  void each_row(Body&& body) const {
+    parallel_for(a.region, a.cut.threads, items.count() / items.chunks,
+                 [&](int64_t i, int64_t worker) {
+                   const auto item = items[i * items.chunks];
+                   body(item, core_of(worker, item));
+                 });
+  }
 
   Core core_of(int64_t worker, const Items::Item& item) const {
     Workspace<Real> own{cores + worker * per_core};
@@ -198,15 +84,85 @@ class ScanAttention {
     return {totals.m + at, totals.u + at, totals.w + at * a.D};
   }
 
+  int64_t state_at(const Items::Item& item) const {
+    return item.sequence * a.N + item.first_column;
+  }
+
+  const Arguments& a;
+  Items items;
+
+ private:
+  Workspace<Real> memory;
+  AttentionState<Real> totals{};
+  int64_t per_core = 0;
+  Real* cores = nullptr;
+};
+
+template <class S>
+struct PrefixCore {
+  using Real = typename S::Real;
+  Block<S> block;
+  Prefix<S> prefix;
+
+  PrefixCore(Workspace<Real>& memory, int64_t n, int64_t D)
+      : block(memory, n), prefix(memory, n, D) {}
+
+  void begin(const Real* m, const Real* u, const Real* w) const {
+    block.begin(m);
+    prefix.begin(m, u, w);
+  }
+
+  // Into row `head` of a state.
+  void end(const AttentionState<Real>& to, int64_t head) const {
+    block.highest(block.first);
+    prefix.end(block.first, to.m + head, to.u + head, to.w + head * prefix.D);
+  }
+};
+
+// Streaming: whether results may bypass the caches. Ahead: how many bytes further on values are
+// fetched, 0 for none.
+template <class S, class Stored, int Vectors, int Heads, bool Streaming, int Ahead>
+class ScanAttention
+    : AttentionItems<ScanAttentionArguments<typename S::Real, Stored>, PrefixCore<S>,
+                     typename S::Real> {
+  using Real = typename S::Real;
+  using Vec = typename S::Vec;
+  using Core = PrefixCore<S>;
+  using Base = AttentionItems<ScanAttentionArguments<Real, Stored>, Core, Real>;
+  using Base::a;
+  using Base::items;
+  using Base::state_at;
+  using Base::total;
+
+ public:
+  using Arguments = ScanAttentionArguments<Real, Stored>;
+
+  ScanAttention(const Arguments& a, Real* workspace, int64_t* needed = nullptr)
+      : Base(a, workspace, needed) {}
+
+  void run() {
+    if (a.o) results = Streaming && may_stream<S>(a.o, a.D) ? streamed : cached;
+    if (items.chunks > 1) {
+      this->each_item([&](const Items::Item& item, const Core& core) {
+        if (item.last()) return;
+        core.begin(nullptr, nullptr, nullptr);
+        walk(core, item, nullptr, none);
+        core.end(total(item, item.chunk), 0);
+      });
+      this->each_row([&](const Items::Item& item, const Core& core) { join(core, item); });
+    }
+    this->each_item([&](const Items::Item& item, const Core& core) { finish(core, item); });
+  }
+
+ private:
   void begin(const Core& core, const Items::Item& item) const {
-    const int64_t at = item.sequence * a.N + item.first_column;
+    const int64_t at = state_at(item);
     if (a.initial.m == nullptr) return core.begin(nullptr, nullptr, nullptr);
     core.begin(a.initial.m + at, a.initial.u + at, a.initial.w + at * a.D);
   }
 
   // From the totals of all chunks before the last to the prefix that each chunk follows.
-  void join(const Items::Item& item, int64_t worker) const {
-    const Core core = core_of(worker, item);
+  void join(const Core& core, const Items::Item& item) const {
     const Prefix<S>& prefix = core.prefix;
     begin(core, item);
     const int64_t n = item.columns;
@@ -228,8 +184,7 @@ class ScanAttention {
     }
   }
 
-  void finish(const Items::Item& item, int64_t worker) const {
-    const Core core = core_of(worker, item);
+  void finish(const Core& core, const Items::Item& item) const {
     if (item.chunk == 0) {
       begin(core, item);
     } else {
@@ -237,7 +192,7 @@ class ScanAttention {
       core.begin(from.m, from.u, from.w);
     }
     walk(core, item, a.saved, results);
-    if (item.last()) core.end(a.last, item.sequence * a.N + item.first_column);
+    if (item.last()) core.end(a.last, state_at(item));
   }
 
   enum Results { none, cached, streamed };
@@ -311,12 +266,6 @@ class ScanAttention {
     });
   }
 
-  const Arguments& a;
-  Items items;
-  Workspace<Real> memory;
-  AttentionState<Real> totals{};
-  int64_t per_core = 0;
-  Real* cores = nullptr;
   Results results = none;
 };
 

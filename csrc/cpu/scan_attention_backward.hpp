@@ -27,35 +27,52 @@ struct ScanAttentionBackwardArguments {
   Cut cut;
 };
 
+// The sums over what follows: m is the reference they are relative to, u stands for sigma and w for
+// S.
+template <class S>
+struct SuffixCore {
+  using Real = typename S::Real;
+  Block<S> block;
+  Prefix<S> suffix;
+  Real* dots;    // [block_rows][n]: <v_i, S_i> - sigma_i, but for sigma behind the block
+  Real* behind;  // [n]: sigma behind the block, in the scale of a row
+  // [n][padded], a vector at the beginning of each panel, whose lanes are still to be summed:
+  Real* sigma;  // sigma's sum within the block
+  Real* terms;  // a row's dots
+
+  SuffixCore(Workspace<Real>& memory, int64_t n, int64_t D)
+      : block(memory, n), suffix(memory, n, D) {
+    dots = memory.take(block_rows * n + S::lanes);
+    behind = memory.take(n + S::lanes);
+    for (Real** x : {&sigma, &terms}) *x = memory.take(n * suffix.padded);
+  }
+};
+
 template <class S, class Stored, int Vectors, int Heads, bool Streaming, int Ahead>
-class ScanAttentionBackward {
+class ScanAttentionBackward
+    : AttentionItems<ScanAttentionBackwardArguments<typename S::Real, Stored>, SuffixCore<S>,
+                     typename S::Real> {
   using Real = typename S::Real;
   using Vec = typename S::Vec;
+  using Core = SuffixCore<S>;
+  using Base = AttentionItems<ScanAttentionBackwardArguments<Real, Stored>, Core, Real>;
+  using Base::a;
+  using Base::items;
+  using Base::state_at;
+  using Base::total;
   enum Results { none, cached, streamed };
 
  public:
   using Arguments = ScanAttentionBackwardArguments<Real, Stored>;
 
   ScanAttentionBackward(const Arguments& a, Real* workspace, int64_t* needed = nullptr)
-      : a(a), items(a.sequences, a.cut, a.N), memory{workspace} {
-    if (items.chunks > 1) {
-      const int64_t rows = a.sequences.count * items.chunks * a.N;
-      totals = {memory.take(rows), memory.take(rows), memory.take(rows * a.D)};
-    }
-    Workspace<Real> one{nullptr};
-    Core(one, items.per_core, a.D);
-    per_core = one.used;
-    cores = memory.take(per_core * a.cut.threads);
-    if (needed != nullptr) *needed = memory.used;
-  }
+      : Base(a, workspace, needed) {}
 
   void run() {
     results = Streaming && may_stream<S>(a.d_v, a.D) ? streamed : cached;
     if (items.chunks > 1) {
-      parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
-        const auto item = items[i];
-        if (!item.exists() || item.chunk == 0) return;
-        const Core core = core_of(worker, item);
+      this->each_item([&](const Items::Item& item, const Core& core) {
+        if (item.chunk == 0) return;
         core.suffix.begin(nullptr, nullptr, nullptr);
         relative_to_end(core, item);
         if (a.d_o) walk<true, none>(core, item);
@@ -63,49 +80,14 @@ class ScanAttentionBackward {
         const auto to = total(item, item.chunk);
         core.suffix.end(to.m, to.u, to.w);
       });
-      parallel_for(a.region, a.cut.threads, items.count() / items.chunks,
-                   [&](int64_t i, int64_t worker) { join(items[i * items.chunks], worker); });
+      this->each_row([&](const Items::Item& item, const Core& core) { join(core, item); });
     }
-    parallel_for(a.region, a.cut.threads, items.count(), [&](int64_t i, int64_t worker) {
-      const auto item = items[i];
-      if (item.exists()) finish(item, worker);
-    });
+    this->each_item([&](const Items::Item& item, const Core& core) { finish(core, item); });
     if (a.d_last.m != nullptr)  // once all gradients are written
       for (int64_t i = 0; i < items.count(); i += items.chunks) through_maximum(items[i]);
   }
 
  private:
-  // The sums over what follows: m is the maximum they are relative to, u stands for sigma and w
-  // for S.
-  struct Core {
-    Block<S> block;
-    Prefix<S> suffix;
-    Real* dots;   // [block_rows][n]: <v_i, S_i> - sigma_i, but for sigma behind the block
-    Real* behind;  // [n]: sigma behind the block, in the scale of a row
-    // [n][padded], a vector at the beginning of each panel, whose lanes are still to be summed:
-    Real* sigma;  // sigma's sum within the block
-    Real* terms;  // a row's dots
-    Core(Workspace<Real>& memory, int64_t n, int64_t D) : block(memory, n), suffix(memory, n, D) {
-      dots = memory.take(block_rows * n + S::lanes);
-      behind = memory.take(n + S::lanes);
-      for (Real** x : {&sigma, &terms}) *x = memory.take(n * suffix.padded);
-    }
-  };
-
-  Core core_of(int64_t worker, const Items::Item& item) const {
-    Workspace<Real> own{cores + worker * per_core};
-    return Core(own, item.columns, a.D);
-  }
-
-  AttentionState<Real> total(const Items::Item& item, int64_t chunk) const {
-    const int64_t at = (item.sequence * items.chunks + chunk) * a.N + item.first_column;
-    return {totals.m + at, totals.u + at, totals.w + at * a.D};
-  }
-
-  int64_t state_at(const Items::Item& item) const {
-    return item.sequence * a.N + item.first_column;
-  }
-
   const Real* saved_at(const Items::Item& item, int64_t row) const {
     const int64_t slot = slot_of(a.sequences, item.sequence, row / block_rows);
     return a.saved + 2 * slot * a.N + item.first_column;
@@ -139,8 +121,7 @@ class ScanAttentionBackward {
   }
 
   // From each chunk's own sums to the suffix that follows the chunk before it.
-  void join(const Items::Item& item, int64_t worker) const {
-    const Core core = core_of(worker, item);
+  void join(const Core& core, const Items::Item& item) const {
     const Prefix<S>& suffix = core.suffix;
     begin(core, item);
     const int64_t n = item.columns;
@@ -161,8 +142,7 @@ class ScanAttentionBackward {
     }
   }
 
-  void finish(const Items::Item& item, int64_t worker) const {
-    const Core core = core_of(worker, item);
+  void finish(const Core& core, const Items::Item& item) const {
     if (item.last()) {
       begin(core, item);
     } else {
@@ -376,12 +356,6 @@ class ScanAttentionBackward {
     }
   }
 
-  const Arguments& a;
-  Items items;
-  Workspace<Real> memory;
-  AttentionState<Real> totals{};
-  int64_t per_core = 0;
-  Real* cores = nullptr;
   Results results = cached;
 };
 
