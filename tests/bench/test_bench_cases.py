@@ -14,6 +14,7 @@ import flashrnn.cells
 from bench import peers
 from bench.errors import Disagreement, MissingPeer, PeerFailed, UnknownChoice
 from bench.layers.cases import Case, Judges, case_of, verify
+from bench.layers.goals import GOALS
 from bench.layers.plan import every_subject, subject
 from bench.layers.problem import (
     FIRST_LAYER,
@@ -59,7 +60,15 @@ def distorted(one: Contender, change: Callable[[torch.Tensor], torch.Tensor]) ->
     return replace(one, read=lambda raw: {**one.read(raw), "h": change(one.read(raw)["h"])})
 
 
-@pytest.mark.parametrize("one", every_subject(), ids=lambda s: s.label)
+def subjects() -> list[Any]:
+    """The cells of the goals; the others, which every peer gets by the same way, where slow."""
+    return [
+        pytest.param(s, id=s.label, marks=[] if s.cell.name in GOALS else [pytest.mark.slow])
+        for s in every_subject()
+    ]
+
+
+@pytest.mark.parametrize("one", subjects())
 def test_every_peer_computes_every_cell(one: Subject) -> None:
     problem = problem_of(one, SHAPE.dims(one.heads), FLOAT32)
     judges = Judges.of(problem)

@@ -24,6 +24,7 @@ def digits() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_example_keeps_its_promises() -> None:
     done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -57,6 +57,7 @@ def test_parity_in_full() -> None:
     assert load("parity").main([]) == 0
 
 
+@pytest.mark.slow
 def test_licences(capsys: pytest.CaptureFixture[str]) -> None:
     licences = load("licences")
     assert licences.main(["--steps", "150"]) == 0
