@@ -69,10 +69,10 @@ FLASHRNN_INLINE typename S::Vec minimum(typename S::Vec a, typename S::Vec b) {
   return S::select((b < a) | (b != b), b, a);
 }
 
-// x = n ln 2 + r: e^r - 1, and n in the low bits of `shifted`.
+// x = n ln 2 + r: e^r - 1, and n as it is rounded to and as an integer.
 template <class S>
 struct Reduced {
-  typename S::Vec expm1_r;
+  typename S::Vec expm1_r, rounded;
   typename S::IntVec n;
 };
 
@@ -85,7 +85,7 @@ FLASHRNN_INLINE Reduced<S> reduce(typename S::Vec x) {
   auto r = S::fma(rounded, S::broadcast(-K::ln2_high), x);
   r = S::fma(rounded, S::broadcast(-K::ln2_low), r);
   const auto q = polynomial<S>(r, K::q);
-  return {S::fma(r * r, q, r), (typename S::IntVec)shifted - (typename S::IntVec)magic};
+  return {S::fma(r * r, q, r), rounded, (typename S::IntVec)shifted - (typename S::IntVec)magic};
 }
 
 // 2^n for n within the exponents of normal numbers.
@@ -99,6 +99,7 @@ template <Single S>
 FLASHRNN_INLINE typename S::Vec exp(typename S::Vec x) {
   using K = Constants<typename S::Real>;
   const auto reduced = reduce<S>(S::clamp(x, K::exp_low, K::exp_high));
+  if constexpr (S::scales) return S::scale(reduced.expm1_r + S::broadcast(1), reduced.rounded);
   // in two factors, so that results down to the smallest subnormal come out right
   const auto half = reduced.n >> 1;
   const auto scale = power_of_two<S>(half);

@@ -113,6 +113,14 @@ struct Simd {
     return (x > hi) ? hi : x;
   }
 
+  // Whether an instruction multiplies by a power of two; then x * 2^n for whole n.
+#if defined(__AVX512F__)
+  static constexpr bool scales = Bytes == 64;
+  static FLASHRNN_INLINE Vec scale(Vec x, Vec n) { return x86::scale(x, n); }
+#else
+  static constexpr bool scales = false;
+#endif
+
   // a where the condition holds, else b.
   static FLASHRNN_INLINE Vec select(IntVec condition, Vec a, Vec b) { return condition ? a : b; }
 

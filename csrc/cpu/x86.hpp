@@ -32,7 +32,8 @@ typedef short H16 __attribute__((vector_size(32)));
 
 // fma: a * b + c, rounded once. maximum, minimum: the second operand where one is NaN.
 // load_first, store_first: the lanes that the mask names, zeros elsewhere. any: a lane is not zero.
-// stream: to an address aligned to the vector. widen, narrow: half precision.
+// stream: to an address aligned to the vector. widen, narrow: half precision. scale: a * 2^n for whole
+// n, rounded once where that is subnormal.
 
 #if defined(FLASHRNN_GCC_BUILTINS)
 
@@ -88,6 +89,12 @@ FLASHRNN_X86 void store_first(double* p, D8 v, uint8_t mask) {
 }
 FLASHRNN_X86 bool any(I16 v) { return __builtin_ia32_ptestmd512(v, v, 0xffff) != 0; }
 FLASHRNN_X86 void stream(void* p, L8 v) { __builtin_ia32_movntdq512(static_cast<L8*>(p), v); }
+FLASHRNN_X86 F16 scale(F16 a, F16 n) {
+  return __builtin_ia32_scalefps512_mask(a, n, F16{}, 0xffff, rounding_of_now);
+}
+FLASHRNN_X86 D8 scale(D8 a, D8 n) {
+  return __builtin_ia32_scalefpd512_mask(a, n, D8{}, 0xff, rounding_of_now);
+}
 FLASHRNN_X86 F16 widen(H16 h) {
   return __builtin_ia32_vcvtph2ps512_mask(h, F16{}, 0xffff, rounding_of_now);
 }
@@ -129,6 +136,8 @@ FLASHRNN_X86 bool any(I16 v) { return _mm512_test_epi32_mask((__m512i)v, (__m512
 FLASHRNN_X86 void stream(void* p, L8 v) {
   _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)v);
 }
+FLASHRNN_X86 F16 scale(F16 a, F16 n) { return _mm512_scalef_ps(a, n); }
+FLASHRNN_X86 D8 scale(D8 a, D8 n) { return _mm512_scalef_pd(a, n); }
 FLASHRNN_X86 F16 widen(H16 h) { return _mm512_cvtph_ps((__m256i)h); }
 FLASHRNN_X86 H16 narrow(F16 v) { return (H16)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
 #endif

@@ -26,6 +26,8 @@ void all(const R* a, const R* b, const R* c, R* to, int64_t count) {{
   using S = Simd<R, {bytes}>;
   const auto next = [&](auto v) {{ S::store(to, v); to += S::lanes; }};
   next(S::fma(S::load(a), S::load(b), S::load(c)));
+  if constexpr (S::scales) next(S::scale(S::load(a), S::broadcast(-3)));
+  else next(S::load(a) * R(0.125));
   next(S::clamp(S::load(a), R(-0.5), R(0.75)));
   next(S::load(a, count));
   S::store(to, S::load(b), count);
@@ -69,8 +71,8 @@ def results(isa: str, dtype: torch.dtype, count: int, *, intrinsics: bool) -> to
     a, b, c = (torch.randn(lanes, generator=g, dtype=dtype) for _ in range(3))
     a[1] = float("nan")
     # aligned to the widest vector, as a store past the caches asks for
-    space = torch.full((8 * lanes + 64,), 7.0, dtype=dtype)
-    to = space[(-space.data_ptr() % 64) // dtype.itemsize :][: 8 * lanes]
+    space = torch.full((9 * lanes + 64,), 7.0, dtype=dtype)
+    to = space[(-space.data_ptr() % 64) // dtype.itemsize :][: 9 * lanes]
     pointers = [x.data_ptr() for x in (a, b, c, to)]
     run = library.run_float32 if dtype == torch.float32 else library.run_float64
     run(bytes((ctypes.c_int64 * 5)(*pointers, count)))
@@ -85,7 +87,8 @@ def test_builtins_do_what_intrinsics_do(isa, dtype) -> None:
     for count in range(1, lanes + 1):
         ours, theirs = (results(isa, dtype, count, intrinsics=i) for i in (False, True))
         assert torch.equal(ours.nan_to_num(99.0), theirs.nan_to_num(99.0))
-        _, clamped, loaded, stored, differ, same, *_ = ours.split(lanes)
+        _, scaled, clamped, loaded, stored, differ, same, *_ = ours.split(lanes)
+        assert scaled[1].isnan() and torch.equal((8 * scaled[2:]).clamp(-0.5, 0.75), clamped[2:])
         assert clamped[1].isnan() and clamped.nan_to_num(0).abs().max() <= 0.75
         assert (loaded[count:] == 0).all() and (stored[count:] == 7).all()
         assert (differ == 1).all() and (same == 0).all()
