@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "aaren_series.py"
 
 
+@pytest.mark.slow
 def test_the_example_in_short_form() -> None:
     done = subprocess.run([sys.executable, str(EXAMPLE), "--short"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
