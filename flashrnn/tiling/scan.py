@@ -26,7 +26,7 @@ BLOCK_ROWS = 64
 VECTORS_PER_PANEL = (1, 2, 4, 8)
 # Vectors of a panel, over its heads: their instructions stand one behind the other.
 MOST_UNROLLED = 16
-# Vectors of scalars in scan_block.hpp's exponentials, per score.
+# Of a vector of scores, for the scalars of scan_block.hpp.
 EXPONENTIAL_CYCLES = 45.0
 # Of a panel in a row, and of a row that begins within a line.
 PANEL_CYCLES = 20.0

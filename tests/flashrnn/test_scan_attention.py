@@ -287,7 +287,6 @@ TILINGS = [
     {"t_per_chunk": 64, "columns_per_core": 1, "threads": 2},
     {"t_per_chunk": 128, "columns_per_core": 2, "vectors_per_panel": 1, "threads": 3},
     {"vectors_per_panel": 2, "streaming": 1, "fetch_ahead": 1},
-    {"heads_per_panel": 2},
     {"columns_per_core": 3, "streaming": 1, "threads": 2},
 ]
 
