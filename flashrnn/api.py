@@ -20,6 +20,7 @@ from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.cuda_recurrence import recurrence as cuda_recurrence
 from flashrnn.runtime.gpu_choice import gpu_choice
+from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.layer import LayerOptions, layer_options
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.layer import unwatched as run_unwatched
@@ -189,9 +190,7 @@ def layer(
     cell = _variant(cell, output_clip, False, gradient_cut)
     lengths = _lengths(lengths, x)
     if form is not None and x.dtype not in STORED_IN_16_BITS:
-        if len(_checked) >= MOST_CHECKED:
-            _checked.clear()
-        _checked[form] = layer_options(cell, None, options)
+        _checked.keep(form, layer_options(cell, None, options))
 
     def run(
         x: Tensor,
@@ -207,10 +206,8 @@ def layer(
 
 
 # Arguments of layers that were found in order: checking the next ones like them would cost as much
-# as a small kernel. What follows from them, too. A stream of ever new lengths must not fill the
-# memory.
-_checked: dict[tuple[object, ...] | None, LayerOptions] = {}
-MOST_CHECKED = 1024
+# as a small kernel. What follows from them, too.
+_checked: Kept[tuple[object, ...] | None, LayerOptions] = Kept()
 
 
 def _form(

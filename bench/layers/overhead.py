@@ -23,6 +23,7 @@ from flashrnn.ir.cell import DENSE, Cell
 from flashrnn.options import NONE
 from flashrnn.runtime import launch, surround
 from flashrnn.runtime.arguments import unit_weights
+from flashrnn.runtime.ready import Ready
 
 Tensor = torch.Tensor
 Results = tuple[Tensor, ...]
@@ -100,19 +101,24 @@ def _bare(problem: Problem) -> tuple[Callable[[], None], Callable[[], Results]]:
     forward = launch.kernel_for(cell, FORWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
     backward = launch.kernel_for(cell, BACKWARD, x.dtype, dims.B, dims.T, dims.N, dims.D)
 
-    def arguments() -> tuple[launch.Block[int], launch.Block[int]]:
+    def ready() -> tuple[Ready, Ready]:
         there = forward.forward(None, R, b, units, None, states, last, saved, None, NONE)
         back = backward.backward(
-            R, units, None, states, saved, d_h, None, None, None, d_units, None, NONE
+            R, units, None, states, saved, d_h, None, None, None, None, None, NONE
         )
-        return there, back
+        return (
+            surround.forward(forward, there, x, W),
+            surround.backward(
+                backward, back, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units
+            ),
+        )
 
-    arguments()  # the workspace that they point to grows to what the larger one needs
-    there, back = arguments()
+    ready()  # the workspace that they point to grows to what the larger one needs
+    there, back = ready()
 
     def call(_alive: object = (R, b, units, saved, last, d_h)) -> None:  # only pointers to them
-        surround.forward(forward, there, x, W)
-        surround.backward(backward, back, x, W, K, d_x, d_w, d_r if dense else None, d_b, d_units)
+        there.run()
+        back.run()
 
     def results() -> Results:
         recurrent = d_r if dense else d_units[: len(cell.recurrent)]

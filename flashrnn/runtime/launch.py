@@ -19,6 +19,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
 from flashrnn.passes.lower import lower
+from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
@@ -41,14 +42,20 @@ _BACKWARD = (
 _FIELDS = {FORWARD: _FORWARD.split(), BACKWARD: _BACKWARD.split()}
 _AT = {d: {name: i for i, name in enumerate(fields)} for d, fields in _FIELDS.items()}
 
+
+def positions(direction: str, names: str) -> tuple[int, ...]:
+    """Where these fields stand in that direction's arguments."""
+    return tuple(_AT[direction][name] for name in names.split())
+
+
 # A block of such fields, ready for a kernel as its bytes.
 Block = array
 
+# Begins to compile what will be needed beside a kernel of these sizes.
+Soon = Callable[[Cell, Dtype, Dims, int], None]
+
 # Multiply-adds per gate below which one thread is done before another wakes up.
 PARALLEL_PRODUCTS = 1_000_000
-
-# Sizes whose kernels are at hand; a stream of ever new lengths must not fill the memory.
-MOST_KERNELS = 1024
 
 
 class Kernel:
@@ -67,6 +74,7 @@ class Kernel:
         self.saved_shape = saved_shape(plan.cell, dims, dtype)
         self.surrounds: dict[object, Any] = {}
         self._workspace: int | None = None  # in numbers
+        self._workspace_at = _AT[plan.direction]["workspace"]
         # every field that no call changes, zeros elsewhere
         fields = _FIELDS[plan.direction]
         parallel = threads > 1 and dims.products >= PARALLEL_PRODUCTS
@@ -187,13 +195,17 @@ class Kernel:
             block[at["lengths"]] = lengths.data_ptr()
         if options.reverse:
             block[at["reverse"]] = 1
-        if self._workspace is None:
-            self._workspace = self.library.workspace(block.tobytes())
-        block[at["workspace"]] = scratch("workspace", self._workspace, self.dtype)
+        self.place_workspace(block)
         return block
 
+    def place_workspace(self, block: Block[int]) -> None:
+        """Let a block, complete but for that, point to this thread's workspace."""
+        if self._workspace is None:
+            self._workspace = self.library.workspace(block.tobytes())
+        block[self._workspace_at] = scratch("workspace", self._workspace, self.dtype)
 
-_kernels: dict[tuple[object, ...], tuple[int, Kernel]] = {}
+
+_kernels: Kept[tuple[object, ...], tuple[int, Kernel]] = Kept()
 
 
 def kernel_for(
@@ -204,7 +216,7 @@ def kernel_for(
     T: int,
     N: int,
     D: int,
-    soon: Callable[[Cell, Dtype, Dims, int], None] | None = None,
+    soon: Soon | None = None,
 ) -> Kernel:
     """The kernel for these sizes, for the current number of threads.
 
@@ -214,13 +226,12 @@ def kernel_for(
     key = (cell, direction, dtype, B, T, N, D, threads, Device.current().isa)
     known = _kernels.get(key)
     if known is None or known[0] != cache.generation():
-        if len(_kernels) >= MOST_KERNELS:
-            _kernels.clear()
         dims = Dims(B, T, N, D)
         if soon is not None:
             soon(cell, dtype_of(dtype), dims, threads)
         plan = plan_for(cell, direction, dtype_of(dtype), dims, threads)
-        known = _kernels[key] = cache.generation(), Kernel(plan, dtype_of(dtype), dims, threads)
+        kernel = Kernel(plan, dtype_of(dtype), dims, threads)
+        known = _kernels.keep(key, (cache.generation(), kernel))
     return known[1]
 
 

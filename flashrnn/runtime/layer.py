@@ -22,7 +22,7 @@ from flashrnn.runtime.layer_kernels import (
     training,
     training_fake,
 )
-from flashrnn.runtime.registry import OPTIONS, define, plain, watched
+from flashrnn.runtime.registry import OPTIONS, define, plain, unquestioned, watched
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -70,10 +70,7 @@ class _Layer(torch.autograd.Function):
         return (*grads, None)
 
 
-# _Layer.apply without its questions about transforms, which take as long as allocating the results;
-# and the one of them that remains: a tensor that left a transform which has ended is only a shell.
-_apply = super(torch.autograd.Function, _Layer).apply
-_outside = torch._C._functorch.unwrap_if_dead
+_apply = unquestioned(_Layer)
 
 
 def _watched_backward(
@@ -159,7 +156,6 @@ def unwatched(tensors: tuple[OptionalTensor, ...], options: LayerOptions) -> tup
 
     tensors: x, w, r, bias, parameters and initial.
     """
-    tensors = tuple([None if x is None else _outside(x) for x in tensors])
     if torch.is_grad_enabled():
         for x in tensors:
             if x is not None and x.requires_grad:

@@ -18,6 +18,8 @@ from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import options_of
 from flashrnn.runtime import kernels, launch, pool, surround
 from flashrnn.runtime.arguments import check_lengths, contiguous, innermost_contiguous, unit_weights
+from flashrnn.runtime.kept import Kept
+from flashrnn.runtime.ready import Backward, Forward, circumstances, last_layout, states_layout
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -42,26 +44,48 @@ def forward(
 
     Without save, h alone of the states, and None.
     """
-    B, T, _ = x.shape
-    _, N, D, _ = w.shape
     if lengths is not None:
-        check_lengths(lengths, T)
+        check_lengths(lengths, x.shape[1])
     cell = cell_of(name)
-    S = len(cell.states)
-    soon = _training_soon if save else _inference_soon
-    kernel = launch.kernel_for(cell, FORWARD, x.dtype, B, T, N, D, soon)
-    states = pool.empty(x, *_states(S if save else 1, B, T, N, D))
-    last = x.new_empty_strided(*_last(S, B, N, D))
-    saved = pool.empty(x, kernel.saved_shape, (1,)) if save else None
     x, w, r = innermost_contiguous(x), w.contiguous(), r.contiguous()
     weights, bias, before = unit_weights(cell, r, parameters), contiguous(bias), contiguous(initial)
-    arguments = kernel.forward(
-        None, r, bias, weights, before, states, last, saved, lengths, options_of(clip, cut, reverse)
-    )
-    surround.forward(kernel, arguments, x, w)
-    if T == 0:
+    key = (
+        cell, x.dtype, x.shape, x.stride(), w.shape, weights is None, bias is None, before is None,
+        lengths is None, clip, cut, reverse, save, *circumstances(), surround.PIECE_ROWS,
+    )  # fmt: skip
+    form = _forward_forms.get(key)
+    if form is None:
+        soon, kept = (_training_soon, len(cell.states)) if save else (_inference_soon, 1)
+        form = _forward_forms.keep(key, Forward(cell, x.dtype, _dims(x, w), kept, soon))
+    states, last, saved = form.states(), form.last(), form.saved() if save else None
+    if form.ready is None:
+        arguments = form.kernel.forward(
+            None, r, bias, weights, before, states, last, saved, lengths,
+            options_of(clip, cut, reverse),
+        )  # fmt: skip
+        form.ready = surround.forward(form.kernel, arguments, x, w)
+    form.ready.again(x, w, r, bias, weights, before, states, last, saved, lengths)
+    if x.shape[1] == 0:
         last = torch.zeros_like(last) if initial is None else initial.clone()
     return states, last, saved
+
+
+class _Backward(Backward):
+    """What follows from the form of a backward call."""
+
+    def __init__(self, cell: Cell, x: Tensor, w: Tensor, r: Tensor, weights: int) -> None:
+        super().__init__(cell, r, _dims(x, w), weights)
+        # ordered in memory as x, or autograd copies it
+        self.x = pool.maker(x.shape, torch.empty_like(x).stride(), x.dtype)
+        self.w = pool.maker(w.shape, w.stride(), w.dtype)
+
+
+_forward_forms: Kept[tuple[object, ...], Forward] = Kept()
+_backward_forms: Kept[tuple[object, ...], _Backward] = Kept()
+
+
+def _dims(x: Tensor, w: Tensor) -> Dims:
+    return Dims(x.shape[0], x.shape[1], w.shape[1], w.shape[2])
 
 
 def _inference_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
@@ -80,26 +104,9 @@ def inference(*inputs: Any) -> tuple[Tensor, Tensor]:
     return states[0], last
 
 
-def _states(S: int, B: int, T: int, N: int, D: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and strides of states [S, B, T, N, D], steps outermost in memory but for S."""
-    row = N * D
-    return (S, B, T, N, D), (T * B * row, row, B * row, D, 1)
-
-
-def _last(S: int, B: int, N: int, D: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and strides of states [S, B, 1, N, D]."""
-    row = N * D
-    return (S, B, 1, N, D), (B * row, row, row, D, 1)
-
-
 def training(*inputs: Any) -> tuple[Any, ...]:
     """All that `gradients` needs: arguments and results of `forward`."""
     return forward(*inputs, save=True)
-
-
-def _units(x: Tensor, K: int, N: int, D: int) -> Tensor:
-    """Uninitialised numbers per unit, [K, N, D], like x."""
-    return x.new_empty_strided((K, N, D), (N * D, D, 1))  # in half the time of new_empty
 
 
 def gradients(
@@ -122,35 +129,41 @@ def gradients(
     """Of x, w, r, bias, parameters and initial; None where nobody asks."""
     declared = cell_of(cell)
     need_x, need_w, need_r, need_bias, need_parameters, need_initial = need
-    S, B, T, N, D = states.shape
     dense = declared.recurrence == DENSE
-    weights = unit_weights(declared, r, parameters)
-    K = 0 if weights is None else weights.shape[0]
     x, w, packed_r = innermost_contiguous(x), w.contiguous(), r.contiguous()
-    d_x = torch.empty_like(x) if need_x else None  # ordered in memory as x, or autograd copies it
-    d_w = torch.empty_like(w) if need_w else None
-    d_r = torch.empty_like(packed_r) if need_r and dense else None
-    d_bias = _units(x, len(declared.gates), N, D) if need_bias else None
-    d_initial = x.new_empty_strided(*_last(S, B, N, D)) if need_initial else None
-    d_weights = _units(x, K, N, D) if K else None
+    weights, initial = unit_weights(declared, r, parameters), contiguous(initial)
     d_h = None if d_h is None else innermost_contiguous(d_h)
-    d_last, initial = contiguous(d_last), contiguous(initial)
-    kernel = launch.kernel_for(declared, BACKWARD, x.dtype, B, T, N, D)
-    arguments = kernel.backward(
-        packed_r, weights, initial, states, saved, d_h, d_last, None, d_initial, d_weights,
-        lengths, options_of(clip, cut, reverse),
+    d_last = contiguous(d_last)
+    key = (
+        declared, x.dtype, x.shape, x.stride(), w.shape, weights is None, initial is None,
+        states.stride(), None if d_h is None else d_h.stride(), d_last is None, lengths is None,
+        *need, clip, cut, reverse, *circumstances(), surround.PIECE_ROWS,
     )  # fmt: skip
-    surround.backward(kernel, arguments, x, w, K, d_x, d_w, d_r, d_bias, d_weights)
-    if T == 0 and d_initial is not None:
+    form = _backward_forms.get(key)
+    if form is None:
+        count = 0 if weights is None else weights.shape[0]
+        form = _backward_forms.keep(key, _Backward(declared, x, w, packed_r, count))
+    d_x = form.x() if need_x else None
+    d_w = form.w() if need_w else None
+    d_r = form.r() if need_r and dense else None
+    d_bias = form.bias() if need_bias else None
+    d_initial = form.initial() if need_initial else None
+    d_weights = form.weights() if form.weight_count else None
+    if form.ready is None:
+        arguments = form.kernel.backward(
+            packed_r, weights, initial, states, saved, d_h, d_last, None, d_initial, None,
+            lengths, options_of(clip, cut, reverse),
+        )  # fmt: skip
+        form.ready = surround.backward(
+            form.kernel, arguments, x, w, form.weight_count, d_x, d_w, d_r, d_bias, d_weights
+        )
+    form.ready.again(
+        x, w, d_x, d_w, d_r, d_bias, d_weights, packed_r, weights, initial, states, saved, d_h,
+        d_last, lengths, d_initial, None,
+    )  # fmt: skip
+    if x.shape[1] == 0 and d_initial is not None:
         d_initial = torch.zeros_like(d_initial) if d_last is None else d_last.clone()
-    d_parameters = None
-    if d_weights is not None:
-        if need_r and not dense:
-            d_r = d_weights[: len(declared.recurrent)].clone()
-        if need_parameters:
-            d_parameters = d_weights[K - len(declared.parameters) :].clone()
-    elif need_parameters:
-        d_parameters = x.new_empty((0, N, D))
+    d_r, d_parameters = form.of_weights(d_r, d_weights, need_r, need_parameters)
     return d_x, d_w, d_r, d_bias, d_parameters, d_initial
 
 
@@ -160,21 +173,19 @@ def backward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def inference_fake(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    states, last = _states_fake(x, w, 1, len(cell_of(rest[4]).states))
+    states, last = _states_fake(x, w, 1, cell_of(rest[4]))
     return states[0], last
 
 
-def _states_fake(x: Tensor, w: Tensor, kept: int, S: int) -> tuple[Tensor, Tensor]:
-    B, T, N, D = x.shape[0], x.shape[1], w.shape[1], w.shape[2]
-    every, last = _states(kept, B, T, N, D), _last(S, B, N, D)
+def _states_fake(x: Tensor, w: Tensor, kept: int, cell: Cell) -> tuple[Tensor, Tensor]:
+    every, last = states_layout(kept, _dims(x, w)), last_layout(cell, _dims(x, w))
     return x.new_empty_strided(*every), x.new_empty_strided(*last)
 
 
 def training_fake(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     declared = cell_of(rest[4])
-    S, dims = len(declared.states), Dims(x.shape[0], x.shape[1], w.shape[1], w.shape[2])
-    saved = x.new_empty(launch.saved_shape(declared, dims, dtype_of(x.dtype)))
-    return *_states_fake(x, w, S, S), saved
+    saved = x.new_empty(launch.saved_shape(declared, _dims(x, w), dtype_of(x.dtype)))
+    return *_states_fake(x, w, len(declared.states), declared), saved
 
 
 def backward_fake(

@@ -12,7 +12,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import LINEAR
 from flashrnn.runtime import higher
 from flashrnn.runtime.launch import address
-from flashrnn.runtime.registry import define, plain
+from flashrnn.runtime.registry import define, plain, unquestioned, watched
 from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_like, rows_of
 from flashrnn.scan_reference import linear_reference
 
@@ -89,18 +89,21 @@ def differentiable(
         def backward(ctx: Any, d_h: Tensor) -> tuple[OptionalTensor, ...]:
             *inputs, h = ctx.saved_tensors
             a, _, h0 = inputs
-            run = plain(operator(f"{name}_backward"), backward_)
 
-            def fused() -> tuple[OptionalTensor, ...]:
+            def fused(run: Callable[..., Any]) -> tuple[OptionalTensor, ...]:
                 d_a, d_b, d_h0 = run(a, h, d_h, h0, ctx.reverse)
                 d_h0 = None if h0 is None else d_h0.to(h0.dtype)
                 found = zip((d_a, d_b, d_h0), ctx.needs_input_grad[:3], strict=True)
-                return tuple(d if need else None for d, need in found)
+                return tuple([d if need else None for d, need in found])
+
+            if not (torch.is_grad_enabled() or watched()):
+                return *fused(backward_), None
+            run = plain(operator(f"{name}_backward"), backward_)
 
             def slow(a: Tensor, b: Tensor, h0: OptionalTensor) -> tuple[Tensor]:
                 return (linear_reference(a, b, h0, ctx.reverse),)
 
-            return *higher.gradients(fused, slow, inputs, (d_h,)), None
+            return *higher.gradients(lambda: fused(run), slow, inputs, (d_h,)), None
 
     return Function
 
@@ -122,12 +125,13 @@ BACKWARD_SCHEMA = (
     "(Tensor d_a, Tensor d_b, Tensor d_h0)"
 )
 _LinearScan = differentiable("linear_scan", _cpu, _backward_cpu)
+_apply = unquestioned(_LinearScan)
 define("linear_scan", SCHEMA, _cpu, fake, _LinearScan.apply)
 define("linear_scan_backward", BACKWARD_SCHEMA, _backward_cpu, backward_fake)
 
 
 def linear_scan(a: Tensor, b: Tensor, h0: OptionalTensor, reverse: bool) -> Tensor:
     """flashrnn::linear_scan on checked tensors [B, T, C]."""
-    run = plain(torch.ops.flashrnn.linear_scan.default, _cpu, _LinearScan.apply)
+    run = plain(torch.ops.flashrnn.linear_scan.default, _cpu, _apply)
     h: Tensor = run(a, b, h0, reverse)
     return h

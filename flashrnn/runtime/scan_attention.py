@@ -14,9 +14,9 @@ import torch
 from flashrnn.dtypes import arithmetic, scanned_dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
-from flashrnn.runtime import higher
+from flashrnn.runtime import higher, pool
 from flashrnn.runtime.launch import address
-from flashrnn.runtime.registry import define, plain
+from flashrnn.runtime.registry import define, plain, unquestioned, watched
 from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_like, rows_of
 from flashrnn.scan_reference import ScanState, attention_reference
 from flashrnn.tiling.scan import BLOCK_ROWS
@@ -146,11 +146,10 @@ def _forward(
     N, D = v.shape[2:]
     sequences, T, _ = sizes(scores, offsets)
     real = arithmetic(scanned_dtype_of(v.dtype))
-    o = empty_rows(v, (N, D)) if every else v.new_empty(0)
-    last = empty_state(v, sequences)
-    saved = v.new_empty(
-        (slots(sequences, T, offsets is not None), 2, N) if save else (0,), dtype=real.torch
-    )
+    o = empty_rows(v, (N, D)) if every else pool.small((0,), v.dtype)
+    last = _state_on_cpu(v, sequences)
+    shape = (slots(sequences, T, offsets is not None), 2, N) if save else (0,)
+    saved = pool.small(shape, real.torch)
     forward_into(
         scores, v, together(m, u, w), offsets, reverse, o if every else None, last,
         saved if save else None,
@@ -163,6 +162,12 @@ def empty_state(v: Tensor, sequences: int) -> State:
     shapes = ((sequences, N), (sequences, N), (sequences, N, D))
     m, u, w = (v.new_empty(shape, dtype=real) for shape in shapes)
     return m, u, w
+
+
+def _state_on_cpu(v: Tensor, sequences: int) -> State:
+    real, (N, D) = arithmetic(scanned_dtype_of(v.dtype)).torch, v.shape[2:]
+    m, u = pool.small((sequences, N), real), pool.small((sequences, N), real)
+    return m, u, pool.small((sequences, N, D), real)
 
 
 def _cpu(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -195,13 +200,13 @@ def _backward_cpu(
     N, D = v.shape[2:]
     d_scores, d_v = empty_rows(scores, (N,)), empty_rows(v, (N, D))
     state, last = together(m, u, w), (last_m, last_u, last_w)
-    d_state = None if state is None else empty_state(v, last_m.shape[0])
+    d_state = None if state is None else _state_on_cpu(v, last_m.shape[0])
     d_last = filled((d_m, d_u, d_w), last)
     d_o = None if d_o is None else rows_of(d_o)[0]
     backward_into(
         scores, v, state, offsets, reverse, o, last, saved, d_o, d_last, d_scores, d_v, d_state
     )
-    none = v.new_empty(0)
+    none = pool.small((0,), v.dtype)
     return d_scores, d_v, *(d_state or (none, none, none))
 
 
@@ -243,10 +248,15 @@ def differentiable(
             need = ctx.needs_input_grad[:5]
             if d_o is None and all(d is None for d in d_last):
                 return (None,) * 8
+            rest = (offsets, ctx.reverse, o, m, u, w, saved, d_o, *d_last)
+            if not (torch.is_grad_enabled() or watched()):
+                found = backward_(*inputs, *rest)
+                return (*[d if n else None for d, n in zip(found, need, strict=True)],
+                        None, None, None)  # fmt: skip
             run = plain(operator("backward"), backward_)
 
             def fused() -> tuple[OptionalTensor, ...]:
-                found = run(*inputs, offsets, ctx.reverse, o, m, u, w, saved, d_o, *d_last)
+                found = run(*inputs, *rest)
                 return tuple(d if n else None for d, n in zip(found, need, strict=True))
 
             def slow(
@@ -300,6 +310,7 @@ BACKWARD_SCHEMA = (
     "Tensor? d_w) -> (Tensor d_scores, Tensor d_v, Tensor d_m0, Tensor d_u0, Tensor d_w0)"
 )
 _ScanAttention = differentiable("scan_attention", _training_cpu, _backward_cpu)
+_apply = unquestioned(_ScanAttention)
 define("scan_attention", SCHEMA, _cpu, _fake, _ScanAttention.apply)
 define("scan_attention_training", TRAINING_SCHEMA, _training_cpu, _training_fake)
 define("scan_attention_backward", BACKWARD_SCHEMA, _backward_cpu, backward_fake)
@@ -314,7 +325,7 @@ def scan_attention(
     every: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """flashrnn::scan_attention on checked tensors: (o, m, u, w), o empty unless `every`."""
-    run = plain(torch.ops.flashrnn.scan_attention.default, _cpu, _ScanAttention.apply)
+    run = plain(torch.ops.flashrnn.scan_attention.default, _cpu, _apply)
     m, u, w = state or (None, None, None)
     o, last_m, last_u, last_w = run(scores, v, m, u, w, offsets, reverse, every)
     return o, last_m, last_u, last_w

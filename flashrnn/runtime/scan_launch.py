@@ -16,6 +16,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime import pool
 from flashrnn.runtime.build import build, build_soon, open_library, primitives_digest
+from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.launch import empty_sequence
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.scratch import scratch
@@ -76,6 +77,7 @@ class ScanPlan:
 
 
 _plans: dict[ScanProblem, tuple[int, ScanPlan]] = {}
+_at_hand: Kept[tuple[object, ...], tuple[int, ScanPlan]] = Kept()  # the same by sizes
 
 
 def plan_for(
@@ -98,17 +100,24 @@ def plan_for(
     that few problems are solved and tuned.
     """
     threads = thread_count()
-    problem = problem_of(
-        kind, direction, storage, is_complex, sequences, T, columns, width, threads
-    )
+    key = (kind, direction, storage.name, is_complex, sequences, T, columns, width, threads)
+    known = _at_hand.get(key)
+    if known is None or known[0] != cache.generation():
+        problem = problem_of(
+            kind, direction, storage, is_complex, sequences, T, columns, width, threads
+        )
+        known = _at_hand.keep(key, _planned(problem, training))
+    return known[1]
+
+
+def _planned(problem: ScanProblem, training: bool) -> tuple[int, ScanPlan]:
     known = _plans.get(problem)
     if known is None or known[0] != cache.generation():
         if training:
             _compile_soon(replace(problem, direction=BACKWARD))
         tiling, tuned = _tiling(problem)
-        known = cache.generation(), load(problem, tiling, tuned)
-        _plans[problem] = known
-    return known[1]
+        known = _plans[problem] = cache.generation(), load(problem, tiling, tuned)
+    return known
 
 
 def _compile_soon(problem: ScanProblem) -> None:
@@ -191,7 +200,7 @@ def load(problem: ScanProblem, tiling: ScanTiling, tuned: bool) -> ScanPlan:
 
 def rows_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """x [B, T, ...] with every step contiguous, copied if need be, and its fields of a call."""
-    if x.numel() and not x[0, 0].is_contiguous():
+    if not x.is_contiguous() and x.numel() and not x[0, 0].is_contiguous():
         x = x.contiguous()
     size = 2 if x.is_complex() else 1
     return x, (x.data_ptr(), x.stride(0) * size, x.stride(1) * size)

@@ -12,8 +12,10 @@ import torch
 from autotune.device import Cpu, Device
 from flashrnn.dtypes import Dtype
 from flashrnn.emit.cpp import BACKWARD, FORWARD, emit_layer
+from flashrnn.runtime import launch
 from flashrnn.runtime.build import build_soon, open_library
 from flashrnn.runtime.launch import Block, Kernel
+from flashrnn.runtime.ready import Ready
 from flashrnn.runtime.scratch import scratch
 
 Tensor = torch.Tensor
@@ -34,12 +36,25 @@ _BACKWARD = (
 _TAILS = {FORWARD: _FORWARD.split(), BACKWARD: _BACKWARD.split()}
 _AT = {d: {name: i - len(tail) for i, name in enumerate(tail)} for d, tail in _TAILS.items()}
 
+# The addresses that a `Ready` of each direction takes: of the tail, then of the recurrence.
+_ADDRESSES = {
+    FORWARD: ("x w", "r bias weights initial states last saved lengths"),
+    BACKWARD: (
+        "x w d_x d_w d_r d_bias d_weights",
+        "r weights initial states saved d_states d_last lengths d_initial d_gates",
+    ),
+}
+_POSITIONS = {
+    d: (*(_AT[d][name] for name in tail.split()), *launch.positions(d, own))
+    for d, (tail, own) in _ADDRESSES.items()
+}
 
-def forward(kernel: Kernel, arguments: Block[int], x: Tensor, w: Tensor) -> None:
-    """Run a FORWARD kernel on x [B, T, I] and w [G_w, N, D, I], a piece of the sequence at a time.
+
+def forward(kernel: Kernel, arguments: Block[int], x: Tensor, w: Tensor) -> Ready:
+    """A call of a FORWARD kernel on x [B, T, I] and w [G_w, N, D, I], in pieces of the sequence.
 
     arguments: what kernel.forward gave for no wx; x with its innermost dimension contiguous, w
-    altogether.
+    altogether. Again on x, w, r, bias, weights, initial, states, last, saved and lengths.
     """
     x_b, x_t, _ = x.stride()
     I = x.shape[2]
@@ -55,7 +70,7 @@ def forward(kernel: Kernel, arguments: Block[int], x: Tensor, w: Tensor) -> None
     block[at["x"]] = x.data_ptr()
     block[at["x_b"]], block[at["x_t"]] = x_b, x_t
     block[at["w"]] = w.data_ptr()
-    around.run(block)
+    return Ready(kernel, around.run, block, _POSITIONS[FORWARD])
 
 
 def backward(
@@ -69,12 +84,13 @@ def backward(
     d_r: Tensor | None,
     d_bias: Tensor | None,
     d_weights: Tensor | None,
-) -> None:
-    """Run a BACKWARD kernel, and what follows from the gradients of its gates.
+) -> Ready:
+    """A call of a BACKWARD kernel, and what follows from the gradients of its gates.
 
     arguments: what kernel.backward gave; without d_gates there, a piece of the sequence at a time.
     x and w as in `forward`, None without an input product. Results d_x [B, T, I], d_w like w,
-    d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D].
+    d_r [G_r, N, D, P], d_bias [G, N, D], d_weights [K, N, D]. Again on x, w, d_x, d_w, d_r, d_bias,
+    d_weights, r, weights, initial, states, saved, d_states, d_last, lengths, d_initial, d_gates.
     """
     I = 0 if x is None else x.shape[2]
     form = (x is None, I, d_x is None, d_w is None, d_r is None, PIECE_ROWS)
@@ -99,7 +115,7 @@ def backward(
         block[at["d_bias"]] = d_bias.data_ptr()
     if d_weights is not None:
         block[at["d_weights"]] = d_weights.data_ptr()
-    around.run(block)
+    return Ready(kernel, around.run, block, _POSITIONS[BACKWARD])
 
 
 def _backward_sizes(kernel: Kernel, x: Tensor | None, weight_rows: int) -> dict[str, int]:

@@ -42,10 +42,11 @@ def linear_scan(
         return linear_reference(a, b, h0, reverse)
     run = by_triton if chosen == "triton" else on_cpu
     B, _, *rest = b.shape
-    h = run(
-        _flat(a.expand(b.shape)), b.flatten(2) if rest else b.unsqueeze(2),
-        None if h0 is None else h0.reshape(B, -1), bool(reverse),
-    )  # fmt: skip
+    h0 = None if h0 is None else h0.reshape(B, -1)
+    if len(rest) == 1:  # each view costs as much as a tiny scan
+        h: Tensor = run(a if a.shape == b.shape else _flat(a.expand(b.shape)), b, h0, bool(reverse))
+        return h
+    h = run(_flat(a.expand(b.shape)), b.flatten(2) if rest else b.unsqueeze(2), h0, bool(reverse))
     return h.view(b.shape) if h.is_contiguous() else h.reshape(b.shape)
 
 

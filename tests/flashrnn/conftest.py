@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from flashrnn.packs import pack
-from flashrnn.runtime import scratch, triton_kernels, triton_scan
+from flashrnn.runtime import (
+    layer_kernels,
+    pool,
+    recurrence_kernels,
+    scratch,
+    triton_kernels,
+    triton_scan,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -48,10 +55,25 @@ def golden():
 
 
 @pytest.fixture
-def poisoned():
-    """What torch hands out uninitialised is NaN, and the kernels keep no memory of calls before."""
-    scratch._kept.__dict__.clear()
+def poisoned(monkeypatch):
+    """What is handed out uninitialised is NaN, and the kernels keep no memory of calls before."""
+
+    def forget() -> None:
+        scratch._kept.__dict__.clear()
+        for module in (layer_kernels, recurrence_kernels):
+            module._forward_forms.clear()
+            module._backward_forms.clear()
+        pool._contiguous.cache_clear()
+
+    forget()
     torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all() and torch.zeros(1).new_empty(3).isnan().all()
+    monkeypatch.setattr(
+        pool, "_allocate", lambda shape, strides, dtype: torch.empty_strided(
+            shape, strides, dtype=dtype
+        ),
+    )  # fmt: skip
+    made = torch.empty(3), torch.zeros(1).new_empty(3), pool.small((3,), torch.float32)
+    assert all(x.isnan().all() for x in made)
     yield
     torch.use_deterministic_algorithms(False)
+    forget()

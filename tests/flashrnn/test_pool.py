@@ -31,7 +31,7 @@ def test_memory_returns_when_the_last_view_dies() -> None:
 def test_strides_are_those_that_were_asked_for(sizes: tuple[int, int]) -> None:
     rows, columns = sizes
     like = torch.empty(0, dtype=torch.float64)
-    x = pool.empty(like, (columns, rows), (1, columns))
+    x = pool.pooled((columns, rows), (1, columns), like.dtype)()
     assert x.dtype == torch.float64
     assert x.shape == (columns, rows)
     assert x.t().is_contiguous()

@@ -59,7 +59,7 @@ def test_first_gradients_with_create_graph_are_the_kernels(monkeypatch) -> None:
         assert a.requires_grad and torch.equal(a, b)
     monkeypatch.setattr(higher, "gradients", lambda *_: (None,) * 5)  # the seam is in use
     with pytest.raises(RuntimeError):
-        torch.autograd.grad(f(*inputs)[0].sum(), inputs)
+        torch.autograd.grad(f(*inputs)[0].sum(), inputs, create_graph=True)
 
 
 @pytest.mark.parametrize("kind", ["recurrence", "layer"])
