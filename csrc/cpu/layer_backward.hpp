@@ -66,7 +66,7 @@ struct LayerBackward {
 
   const LayerBackwardArguments<Real>& a;
   int64_t B, N, D, row, recurrent_columns = 0;  // row: distance of two rows of gate gradients
-  Real *packed_w, *d_gates, *packed, *grouped, *sums_w, *sums_r, *gathered, *carried,
+  Real *packed_w, *d_gates, *packed, *grouped[2], *sums_w, *sums_r, *gathered, *carried,
       *piece_weights, *zeros;
   const Real **x_rows, **h_rows, **d_rows;
   Real** d_x_rows;
@@ -83,7 +83,8 @@ struct LayerBackward {
     packed_w = space.take(a.d_x != nullptr ? P::packed_numbers(input.total, a.I) : 0);
     d_gates = space.take(rows * row);
     packed = space.take(P::packed_numbers(chunk, most));
-    grouped = space.take(P::grouped_numbers(chunk, std::max(a.I, D)));
+    grouped[0] = space.take(P::grouped_numbers(chunk, std::max(a.I, D)));
+    grouped[1] = space.take(a.recurrence.threads > 1 ? P::grouped_numbers(chunk, D) : 0);
     sums_w = space.take(a.d_w != nullptr ? a.I * sums_row(input.total) : 0);
     sums_r = space.take(a.d_r != nullptr ? N * D * sums_row(recurrent_columns) : 0);
     gathered = space.take(a.recurrence.threads * most);
@@ -172,8 +173,9 @@ struct LayerBackward {
   }
 
   void input_gradient(int64_t rows) const {
-    each((rows + P::block_rows - 1) / P::block_rows, [&](int64_t i, int64_t) {
-      const int64_t r = i * P::block_rows, count = std::min(P::block_rows, rows - r);
+    const int64_t block = P::rows_of_block(rows, a.recurrence.threads);
+    each((rows + block - 1) / block, [&](int64_t i, int64_t) {
+      const int64_t r = i * block, count = std::min(block, rows - r);
       const Real* from[P::block_rows];
       int64_t first = 0;
       for (const auto& piece : input.pieces) {
@@ -201,63 +203,95 @@ struct LayerBackward {
     });
   }
 
+  // A sum over rows of the products of m numbers, `offset` into each of them, with gate gradients.
+  struct Outer {
+    const Real* const* rows;
+    int64_t offset, m;
+    Real* sums;
+  };
+
   void weight_gradients(int64_t rows, bool add) const {
-    for (int64_t r = 0; r < rows; r += chunk) {
-      const int64_t count = std::min(chunk, rows - r);
-      const Columns* held = nullptr;  // what the packed operand is
-      if (a.d_w != nullptr) {
-        pack(input, r, count);
-        held = &input;
-        outer(x_rows + r, 0, a.I, sums_w, input.total, count, add || r > 0);
-      }
+    if (rows == 0) return;
+    const int64_t chunks = (rows + chunk - 1) / chunk, most = (rows + chunks - 1) / chunks;
+    // The fewer times threads meet, the better; one alone rather keeps less in its caches.
+    const size_t at_once = a.recurrence.threads > 1 ? 2 : 1;
+    for (int64_t r = 0; r < rows; r += most) {
+      const int64_t count = std::min(most, rows - r);
+      const bool more = add || r > 0;
+      std::vector<Outer> waiting;  // for being multiplied by `input`
+      if (a.d_w != nullptr) waiting.push_back({x_rows + r, 0, a.I, sums_w});
       for (int64_t n = 0; a.d_r != nullptr && n < N; ++n) {
         Columns columns;
         for (int64_t i = 0; i < a.recurrents; ++i)
           for (int64_t g = 0; g < a.recurrent[i].count; ++g)
             columns.add(((a.recurrent[i].gate + g) * N + n) * D, D);
-        if (held == nullptr || !(columns == *held)) pack(columns, r, count);
-        held = nullptr;
-        outer(h_rows + r, n * D, D, sums_r + n * D * sums_row(columns.total), columns.total, count,
-              add || r > 0);
+        const Outer of_head{h_rows + r, n * D, D, sums_r + n * D * sums_row(columns.total)};
+        const bool same = !waiting.empty() && columns == input;
+        if (same && waiting.size() < at_once) {
+          waiting.push_back(of_head);
+          continue;
+        }
+        outer(input, false, waiting, r, count, more);
+        outer(columns, same, {of_head}, r, count, more);
+        waiting.clear();
       }
+      outer(input, false, waiting, r, count, more);
     }
   }
 
-  // Rows [first, first + count) of gate gradients become the packed operand of `outer`.
-  void pack(const Columns& columns, int64_t first, int64_t count) const {
-    each((count + together - 1) / together, [&](int64_t i, int64_t worker) {
-      for (int64_t k = i * together; k < std::min((i + 1) * together, count); ++k) {
-        const Real* from = d_rows[first + k] + columns.pieces[0].offset;
-        if (columns.pieces.size() > 1) {
-          Real* to = gathered + worker * std::max(input.total, recurrent_columns);
-          from = to;
-          for (const auto& piece : columns.pieces) {
-            std::memcpy(to, d_rows[first + k] + piece.offset, piece.length * sizeof(Real));
-            to += piece.length;
-          }
-        }
-        P::pack_row(from, packed, columns.total, count, k);
-      }
+  // sums[m, n] += (or =) sum over `count` rows of rows[offset + m] times those columns of the gate
+  // gradients, for one or two such sums. held: those are packed already.
+  void outer(const Columns& columns, bool held, const std::vector<Outer>& outers,
+             int64_t first, int64_t count, bool add) const {
+    if (outers.empty()) return;
+    const int64_t parts = (count + together - 1) / together;
+    const int64_t packs = held ? 0 : parts;
+    each(packs + parts * int64_t(outers.size()), [&](int64_t i, int64_t worker) {
+      if (i < packs)
+        pack(columns, first, i * together, count, worker);
+      else
+        group(outers[(i - packs) / parts], (i - packs) / parts, (i - packs) % parts * together,
+              count);
+    });
+    const int64_t n = columns.total, panels = P::panels(n);
+    const auto cuts = [&](const Outer& o) {
+      return std::min(P::groups(o.m), (4 * a.recurrence.threads + panels - 1) / panels);
+    };
+    const int64_t firsts = panels * cuts(outers[0]);
+    const int64_t all = firsts + (outers.size() > 1 ? panels * cuts(outers[1]) : 0);
+    each(all, [&](int64_t i, int64_t) {
+      const int64_t which = i >= firsts, item = i - which * firsts;
+      const Outer& o = outers[which];
+      const int64_t groups = P::groups(o.m), cut = cuts(o), part = item % cut;
+      P::multiply_grouped(grouped[which], packed, o.sums, sums_row(n), o.m, count, n, item / cut,
+                          part * groups / cut, (part + 1) * groups / cut, add);
     });
   }
 
-  // sums[m, n] += (or =) sum over count rows of rows[offset + m] times the packed operand.
-  void outer(const Real* const* rows, int64_t offset, int64_t m, Real* sums, int64_t n,
-             int64_t count, bool add) const {
-    each((count + together - 1) / together, [&](int64_t i, int64_t) {
-      const int64_t first = i * together, some = std::min(together, count - first);
-      const Real* from[together];
-      for (int64_t j = 0; j < some; ++j) from[j] = rows[first + j] + offset;
-      for (int64_t g = 0; g < P::groups(m); ++g)
-        P::pack_group(from, grouped, m, count, first, some, g);
-    });
-    const int64_t panels = P::panels(n), groups = P::groups(m);
-    const int64_t parts = std::min(groups, (4 * a.recurrence.threads + panels - 1) / panels);
-    each(panels * parts, [&](int64_t i, int64_t) {
-      const int64_t part = i % parts;
-      P::multiply_grouped(grouped, packed, sums, sums_row(n), m, count, n, i / parts,
-                          part * groups / parts, (part + 1) * groups / parts, add);
-    });
+  // Some rows, from `row` of a chunk of `count`, of gate gradients become the packed operand.
+  void pack(const Columns& columns, int64_t first, int64_t row, int64_t count,
+            int64_t worker) const {
+    for (int64_t k = row; k < std::min(row + together, count); ++k) {
+      const Real* from = d_rows[first + k] + columns.pieces[0].offset;
+      if (columns.pieces.size() > 1) {
+        Real* to = gathered + worker * std::max(input.total, recurrent_columns);
+        from = to;
+        for (const auto& piece : columns.pieces) {
+          std::memcpy(to, d_rows[first + k] + piece.offset, piece.length * sizeof(Real));
+          to += piece.length;
+        }
+      }
+      P::pack_row(from, packed, columns.total, count, k);
+    }
+  }
+
+  // The same rows of what is broadcast.
+  void group(const Outer& o, int64_t which, int64_t row, int64_t count) const {
+    const int64_t some = std::min(together, count - row);
+    const Real* from[together];
+    for (int64_t j = 0; j < some; ++j) from[j] = o.rows[row + j] + o.offset;
+    for (int64_t g = 0; g < P::groups(o.m); ++g)
+      P::pack_group(from, grouped[which], o.m, count, row, some, g);
   }
 
   // The sums are [I, columns] and [N, P, G_r D], their rows apart; the weights have the transposed

@@ -63,7 +63,8 @@ struct LayerForward {
     piece.ordered = 1;
     for (int64_t start = 0; start < T; start += piece.T) {
       piece.T = T - start < a.steps ? T - start : a.steps;
-      const int64_t rows = piece.T * B;
+      const int64_t rows = piece.T * B, block = P::rows_of_block(rows, piece.threads);
+      const int64_t blocks = (rows + block - 1) / block;
       piece.order.start = start;
       for (int64_t t = 0, r = 0; t < piece.T; ++t)
         for (int64_t b = 0; b < B; ++b, ++r) {
@@ -71,8 +72,8 @@ struct LayerForward {
           product_rows[r] = products + r * row;
         }
       if (T * B > direct_rows)
-        parallel_for(piece.region, piece.threads, blocks(rows), [&](int64_t i, int64_t worker) {
-          const int64_t r = i * P::block_rows, count = std::min(P::block_rows, rows - r);
+        parallel_for(piece.region, piece.threads, blocks, [&](int64_t i, int64_t worker) {
+          const int64_t r = i * block, count = std::min(block, rows - r);
           // Sequences that are a power of two apart would share cache sets.
           const Real* x[P::block_rows];
           for (int64_t j = 0; j < count; ++j) {
@@ -101,8 +102,6 @@ struct LayerForward {
                               dot_products<S>(a.w + c * a.I, count, x_rows[r], a.I), count);
                  });
   }
-
-  static int64_t blocks(int64_t rows) { return (rows + P::block_rows - 1) / P::block_rows; }
 };
 
 }  // namespace flashrnn

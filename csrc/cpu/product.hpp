@@ -39,6 +39,13 @@ struct Product {
   static constexpr int64_t groups(int64_t m) { return (m + tile_rows - 1) / tile_rows; }
   static constexpr int64_t grouped_numbers(int64_t k, int64_t m) { return groups(m) * slot * k; }
 
+  // Rows of a block, so that each of some threads has as many blocks as the others.
+  static constexpr int64_t rows_of_block(int64_t rows, int64_t threads) {
+    const int64_t each = (rows + threads * block_rows - 1) / (threads * block_rows);
+    const int64_t blocks = threads * std::max<int64_t>(1, each);
+    return groups((rows + blocks - 1) / blocks) * tile_rows;
+  }
+
   // from [n][k] contiguous -> packed[panel][k][unit], one panel, zeros behind n.
   static void pack_transposed(const Real* from, Real* packed, int64_t n, int64_t k, int64_t p) {
     Real* to = packed + p * panel * k;
