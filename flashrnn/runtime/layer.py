@@ -22,7 +22,7 @@ from flashrnn.runtime.layer_kernels import (
     training,
     training_fake,
 )
-from flashrnn.runtime.registry import OPTIONS, define, plain, unquestioned, watched
+from flashrnn.runtime.registry import OPTIONS, define, outside, plain, unquestioned, watched
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -156,6 +156,7 @@ def unwatched(tensors: tuple[OptionalTensor, ...], options: LayerOptions) -> tup
 
     tensors: x, w, r, bias, parameters and initial.
     """
+    tensors = tuple([None if x is None else outside(x) for x in tensors])
     if torch.is_grad_enabled():
         for x in tensors:
             if x is not None and x.requires_grad:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from autotune import cache
+from autotune.device import Device
 from flashrnn.dims import Dims
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
@@ -126,4 +127,4 @@ def _units(K: int, N: int, D: int) -> Layout:
 
 def circumstances() -> tuple[object, ...]:
     """What else a kernel follows from in this process, besides a call's own form."""
-    return thread_count(), cache.generation()
+    return thread_count(), cache.generation(), Device.current().isa

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -57,17 +57,15 @@ def plain(
 
 
 def unquestioned(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """The Function's apply where nobody looks (`watched`): its questions cost as much as results.
+    """The Function's apply without its questions, which cost as much as allocating the results.
 
-    One of them remains: a tensor that left a transform which has ended is only a shell.
+    For `plain`, which knows the answers: nobody looks, and all tensors are `outside`.
     """
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
-    outside = torch._C._functorch.unwrap_if_dead
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc, no-any-return]
 
-    def run(*arguments: Any) -> Any:
-        return apply(*[outside(a) if isinstance(a, torch.Tensor) else a for a in arguments])
 
-    return run
+# A tensor that left a transform which has ended is only a shell: what is inside, or the tensor.
+outside: Callable[[torch.Tensor], torch.Tensor] = torch._C._functorch.unwrap_if_dead
 
 
 def watched() -> bool:
@@ -93,7 +91,8 @@ def unsupported_transform() -> str | None:
 def _differentiable(
     implementation: Callable[..., Any], recorded: Callable[..., Any]
 ) -> Callable[..., Any]:
-    def run(*arguments: Any) -> Any:
+    def run(*given: Any) -> Any:
+        arguments = [outside(a) if isinstance(a, torch.Tensor) else a for a in given]
         if forward_ad._current_level >= 0:
             _refuse_tangents(arguments)
         if torch.is_grad_enabled():
@@ -106,7 +105,7 @@ def _differentiable(
     return run
 
 
-def _refuse_tangents(arguments: tuple[Any, ...]) -> None:
+def _refuse_tangents(arguments: Iterable[Any]) -> None:
     """A kernel reads a dual tensor's value and would lose its tangent without a word."""
     for a in arguments:
         if isinstance(a, torch.Tensor) and forward_ad.unpack_dual(a).tangent is not None:

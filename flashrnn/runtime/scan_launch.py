@@ -76,8 +76,7 @@ class ScanPlan:
         self.library.flashrnn_run(layout.pack(*pointers, workspace, *rest))
 
 
-_plans: dict[ScanProblem, tuple[int, ScanPlan]] = {}
-_at_hand: Kept[tuple[object, ...], tuple[int, ScanPlan]] = Kept()  # the same by sizes
+_plans: Kept[tuple[object, ...], tuple[int, ScanPlan]] = Kept()
 
 
 def plan_for(
@@ -100,24 +99,16 @@ def plan_for(
     that few problems are solved and tuned.
     """
     threads = thread_count()
-    key = (kind, direction, storage.name, is_complex, sequences, T, columns, width, threads)
-    known = _at_hand.get(key)
+    sizes = (is_complex, sequences, T, columns, width, threads)
+    key = (kind, direction, storage.name, *sizes, Device.current().isa)
+    known = _plans.get(key)
     if known is None or known[0] != cache.generation():
-        problem = problem_of(
-            kind, direction, storage, is_complex, sequences, T, columns, width, threads
-        )
-        known = _at_hand.keep(key, _planned(problem, training))
-    return known[1]
-
-
-def _planned(problem: ScanProblem, training: bool) -> tuple[int, ScanPlan]:
-    known = _plans.get(problem)
-    if known is None or known[0] != cache.generation():
+        problem = problem_of(kind, direction, storage, *sizes)
         if training:
             _compile_soon(replace(problem, direction=BACKWARD))
         tiling, tuned = _tiling(problem)
-        known = _plans[problem] = cache.generation(), load(problem, tiling, tuned)
-    return known
+        known = _plans.keep(key, (cache.generation(), load(problem, tiling, tuned)))
+    return known[1]
 
 
 def _compile_soon(problem: ScanProblem) -> None:

@@ -6,6 +6,8 @@ import torch
 
 from flashrnn.packs import pack
 from flashrnn.runtime import (
+    kernels,
+    launch,
     layer_kernels,
     pool,
     recurrence_kernels,
@@ -54,18 +56,30 @@ def golden():
     return load
 
 
+def forget_kernels() -> None:
+    """Of this process's memory, all that CPU recurrences and layers follow from."""
+    launch._kernels.clear()
+    kernels._plans.clear()
+    for module in (layer_kernels, recurrence_kernels):
+        module._forward_forms.clear()
+        module._backward_forms.clear()
+    pool._contiguous.cache_clear()
+
+
+@pytest.fixture
+def fresh_kernels():
+    """No kernel is at hand before, and none of these is afterwards."""
+    forget_kernels()
+    yield forget_kernels
+    forget_kernels()
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
     """What is handed out uninitialised is NaN, and the kernels keep no memory of calls before."""
 
-    def forget() -> None:
-        scratch._kept.__dict__.clear()
-        for module in (layer_kernels, recurrence_kernels):
-            module._forward_forms.clear()
-            module._backward_forms.clear()
-        pool._contiguous.cache_clear()
-
-    forget()
+    scratch._kept.__dict__.clear()
+    forget_kernels()
     torch.use_deterministic_algorithms(True)
     monkeypatch.setattr(
         pool, "_allocate", lambda shape, strides, dtype: torch.empty_strided(
@@ -76,4 +90,4 @@ def poisoned(monkeypatch):
     assert all(x.isnan().all() for x in made)
     yield
     torch.use_deterministic_algorithms(False)
-    forget()
+    forget_kernels()

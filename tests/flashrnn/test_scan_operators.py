@@ -188,7 +188,7 @@ def test_a_tuned_tiling_is_used(monkeypatch, tmp_path) -> None:
     from autotune import cache
 
     monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(scan_launch, "_plans", {})
+    scan_launch._plans.clear()
     arguments = (ATTENTION, FORWARD, FLOAT32, False, 1, 70, 2, 16)
     plan = scan_launch.plan_for(*arguments)
     assert not plan.tuned

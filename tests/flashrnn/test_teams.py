@@ -16,12 +16,10 @@ LIMIT = 4  # threads; more than this machine may have
 
 
 @pytest.fixture
-def teams(monkeypatch):
+def teams(monkeypatch, fresh_kernels):
     """Meeting is free and no problem too small for it."""
     monkeypatch.setattr(cpu, "MEETING_CYCLES", -1e9)
     monkeypatch.setattr(launch, "PARALLEL_PRODUCTS", 0)
-    monkeypatch.setattr(launch, "_kernels", {})
-    monkeypatch.setattr(kernels, "_plans", {})
     cpu.default.cache_clear()
     before = torch.get_num_threads()
     yield

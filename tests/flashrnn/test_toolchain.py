@@ -15,7 +15,6 @@ from autotune.errors import CacheWarning
 from flashrnn import flashrnn
 from flashrnn.cells import lstm
 from flashrnn.errors import CompilerError
-from flashrnn.runtime import kernels, launch
 from flashrnn.runtime.build import build, build_soon
 from flashrnn.runtime.toolchain import find_compiler
 
@@ -174,10 +173,8 @@ def test_other_words_for_the_compiler_give_another_library(tmp_path, monkeypatch
     assert build("test-words", "int x;", Device.current()) != first
 
 
-def test_a_damaged_library_is_built_again(tmp_path, monkeypatch) -> None:
+def test_a_damaged_library_is_built_again(tmp_path, monkeypatch, fresh_kernels) -> None:
     monkeypatch.setenv("FLASHRNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(kernels, "_plans", {})
-    monkeypatch.setattr(launch, "_kernels", {})
     arguments = {k: v.detach() for k, v in problem(lstm, 1, 2, 1, 3, torch.float32).items()}
     expected = flashrnn(**arguments)[0]
     (library,) = (tmp_path / "kernels").glob("*.so")
@@ -185,8 +182,7 @@ def test_a_damaged_library_is_built_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FLASHRNN_CACHE", str(moved))
     (moved / "kernels").mkdir(parents=True)
     (moved / "kernels" / library.name).write_bytes(library.read_bytes()[:100])
-    monkeypatch.setattr(kernels, "_plans", {})
-    monkeypatch.setattr(launch, "_kernels", {})
+    fresh_kernels()
     with pytest.warns(CacheWarning, match="damaged"):
         assert torch.equal(flashrnn(**arguments)[0], expected)
 

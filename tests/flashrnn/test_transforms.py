@@ -7,7 +7,7 @@ import torch
 from problems import problem
 from torch.autograd import forward_ad
 
-from flashrnn import choose_backend, flashrnn, layer
+from flashrnn import choose_backend, flashrnn, layer, linear_scan, scan_attention
 from flashrnn.cells import lstm, slstm
 from flashrnn.errors import BackendError
 
@@ -98,3 +98,36 @@ def test_what_left_a_transform_is_a_tensor_again(training) -> None:
         assert torch.equal(found, wanted)
         if training:
             assert torch.equal(*(torch.autograd.grad(h.sum(), w)[0] for h in (found, wanted)))
+
+
+def left_behind(x: torch.Tensor) -> torch.Tensor:
+    """What a function inside torch.func.grad saw of x, kept beyond the transform's end."""
+    kept = []
+    torch.func.grad(lambda y: (kept.append(y), y.sum())[1])(x)
+    return kept[0]
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("call", [flashrnn, layer, scan_attention, linear_scan])
+def test_tensors_that_left_a_transform(call, grad) -> None:
+    g = torch.Generator().manual_seed(0)
+    shapes = {
+        flashrnn: ((2, 3, 4, 1, 5), (4, 1, 5, 5)),
+        layer: ((2, 3, 5), (4, 1, 5, 5), (4, 1, 5, 5)),
+        scan_attention: ((2, 3, 2), (2, 3, 2, 5)),
+        linear_scan: ((2, 3, 5), (2, 3, 5)),
+    }
+    arguments = [torch.randn(s, generator=g) for s in shapes[call]]
+
+    def outputs(given: list[torch.Tensor]) -> torch.Tensor:
+        given = [*given[:-1], given[-1].clone().requires_grad_(grad)]
+        found = call(*given)
+        y = found if isinstance(found, torch.Tensor) else found[0]
+        if not grad:
+            return y
+        (d,) = torch.autograd.grad(y.sum(), given[-1])
+        return torch.cat((y.detach().flatten(), d.flatten()))
+
+    expected = outputs(arguments)
+    for _ in range(2):
+        assert torch.equal(outputs([left_behind(x) for x in arguments]), expected)
