@@ -21,11 +21,10 @@ from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.cuda_recurrence import recurrence as cuda_recurrence
 from flashrnn.runtime.gpu_choice import gpu_choice
 from flashrnn.runtime.kept import Kept
-from flashrnn.runtime.layer import LayerOptions, layer_options
 from flashrnn.runtime.layer import layer as run_layer
-from flashrnn.runtime.layer import unwatched as run_unwatched
-from flashrnn.runtime.recurrence import recurrence
-from flashrnn.runtime.registry import unsupported_transform, watched
+from flashrnn.runtime.layer import layer_unwatched
+from flashrnn.runtime.recurrence import recurrence, recurrence_unwatched
+from flashrnn.runtime.registry import Rest, rest_of, unsupported_transform, watched
 from flashrnn.runtime.triton_check import check_triton
 from flashrnn.runtime.triton_recurrence import recurrence as triton_recurrence
 
@@ -89,6 +88,14 @@ def flashrnn(
     (Pöppel et al., 2024).
     """
     cell = cell_of(function)
+    form = None
+    if lengths is None and zoneout is None and not _special():
+        flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
+        tensors = (Wx, R, b, parameters, states)
+        form = _form(flags, tensors)
+        checked = _checked.get(form)
+        if checked is not None:
+            return recurrence_unwatched(tensors, checked)
     Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)
     _check(cell, Wx, R, b, states, parameters)
     options = _options(gradient_clip, gradient_cut, reverse)
@@ -113,6 +120,8 @@ def flashrnn(
         check_cuda(Wx)
         return cuda_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
     _check_cpu(Wx, "Wx")
+    if form is not None and Wx.dtype not in STORED_IN_16_BITS:
+        _checked.keep(form, rest_of(cell, None, options))
 
     def run(
         Wx: Tensor, R: Tensor, b: Tensor | None, states: Tensor | None, parameters: Tensor | None
@@ -155,7 +164,7 @@ def layer(
         form = _form(flags, tensors)
         checked = _checked.get(form)
         if checked is not None:
-            return run_unwatched(tensors, checked)
+            return layer_unwatched(tensors, checked)
     x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -190,7 +199,7 @@ def layer(
     cell = _variant(cell, output_clip, False, gradient_cut)
     lengths = _lengths(lengths, x)
     if form is not None and x.dtype not in STORED_IN_16_BITS:
-        _checked.keep(form, layer_options(cell, None, options))
+        _checked.keep(form, rest_of(cell, None, options))
 
     def run(
         x: Tensor,
@@ -205,15 +214,15 @@ def layer(
     return _in_kernel_dtype(run, x, W, R, b, states, parameters)
 
 
-# Arguments of layers that were found in order: checking the next ones like them would cost as much
-# as a small kernel. What follows from them, too.
-_checked: Kept[tuple[object, ...] | None, LayerOptions] = Kept()
+# Arguments of recurrences (5 tensors) and layers (6) that were found in order: checking the next
+# ones like them would cost as much as a small kernel. What follows from them, too.
+_checked: Kept[tuple[object, ...] | None, Rest] = Kept()
 
 
 def _form(
     flags: tuple[object, ...], tensors: tuple[Tensor | None, ...]
 ) -> tuple[object, ...] | None:
-    """All that checks look at of tensors whose layer runs on a CPU; None for other objects."""
+    """All that checks look at of tensors on a CPU; None for other objects."""
     try:
         return (*flags, *[None if x is None else (x.shape, x.dtype, x.is_cpu) for x in tensors])
     except AttributeError:  # a list, an array: the checks say so

@@ -22,13 +22,19 @@ from flashrnn.runtime.layer_kernels import (
     training,
     training_fake,
 )
-from flashrnn.runtime.registry import OPTIONS, define, outside, plain, unquestioned, watched
+from flashrnn.runtime.registry import (
+    OPTIONS,
+    Rest,
+    define,
+    plain,
+    rest_of,
+    unquestioned,
+    unwatched,
+    watched,
+)
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
-
-# The operator's arguments behind its other tensors: cell, lengths, clip, cut and reverse.
-LayerOptions = tuple[str, OptionalTensor, float, bool, bool]
 
 _INPUTS = (
     "Tensor x, Tensor w, Tensor r, Tensor? bias, Tensor? parameters, Tensor? initial, str cell, "
@@ -46,13 +52,13 @@ class _Layer(torch.autograd.Function):
         bias: OptionalTensor,
         parameters: OptionalTensor,
         initial: OptionalTensor,
-        options: LayerOptions,
+        rest: Rest,
     ) -> tuple[Tensor, Tensor]:
         run = plain(torch.ops.flashrnn.layer_training.default, training)
-        states, last, saved = run(x, w, r, bias, parameters, initial, *options)
+        states, last, saved = run(x, w, r, bias, parameters, initial, *rest)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, options[1])
-        ctx.options = options
+        ctx.save_for_backward(x, w, r, bias, parameters, initial, states, saved, rest[1])
+        ctx.rest = rest
         return states[0], last
 
     @staticmethod
@@ -62,7 +68,7 @@ class _Layer(torch.autograd.Function):
         if torch.is_grad_enabled() or watched():
             return _watched_backward(ctx, d_h, d_last)
         x, w, r, _, parameters, initial, states, saved, lengths = ctx.saved_tensors
-        cell, _, clip, cut, reverse = ctx.options
+        cell, _, clip, cut, reverse = ctx.rest
         grads = gradients(
             x, w, r, parameters, initial, states, saved, d_h, d_last, ctx.needs_input_grad[:6],
             cell, lengths, clip, cut, reverse,
@@ -80,7 +86,7 @@ def _watched_backward(
     *inputs, states, saved, lengths = ctx.saved_tensors
     x, w, r, _, parameters, initial = inputs
     need = list(ctx.needs_input_grad[:6])
-    cell, _, *options = ctx.options
+    cell, _, *options = ctx.rest
     run = plain(torch.ops.flashrnn.layer_backward.default, gradients)
 
     def fused() -> tuple[OptionalTensor, ...]:
@@ -128,11 +134,6 @@ define(
 )
 
 
-def layer_options(cell: Cell, lengths: OptionalTensor, options: Options) -> LayerOptions:
-    """What follows the tensors of a call, of a cell and options that were checked."""
-    return cell.key, lengths, options.gradient_clip, options.gradient_cut, options.reverse
-
-
 def layer(
     cell: Cell,
     x: Tensor,
@@ -146,20 +147,12 @@ def layer(
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::layer on checked tensors: (h [B, T, N, D], last [S, B, 1, N, D])."""
     run = plain(torch.ops.flashrnn.layer.default, inference, _recorded)
-    rest = layer_options(cell, lengths, options)
+    rest = rest_of(cell, lengths, options)
     h, last = run(x, w, r, bias, parameters, initial, *rest)
     return h, last
 
 
-def unwatched(tensors: tuple[OptionalTensor, ...], options: LayerOptions) -> tuple[Tensor, Tensor]:
-    """`layer` where nobody looks and no forward-mode derivative is asked for, in less time.
-
-    tensors: x, w, r, bias, parameters and initial.
-    """
-    tensors = tuple([None if x is None else outside(x) for x in tensors])
-    if torch.is_grad_enabled():
-        for x in tensors:
-            if x is not None and x.requires_grad:
-                h, last = _apply(*tensors, options)
-                return h, last
-    return inference(*tensors, *options)
+def layer_unwatched(tensors: tuple[OptionalTensor, ...], rest: Rest) -> tuple[Tensor, Tensor]:
+    """`layer` in less time where nobody looks; tensors: x, w, r, bias, parameters and initial."""
+    h, last = unwatched(_apply, inference, tensors, rest)
+    return h, last

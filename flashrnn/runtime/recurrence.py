@@ -23,7 +23,16 @@ from flashrnn.runtime.recurrence_kernels import (
     training,
     training_fake,
 )
-from flashrnn.runtime.registry import OPTIONS, define, plain, unquestioned, watched
+from flashrnn.runtime.registry import (
+    OPTIONS,
+    Rest,
+    define,
+    plain,
+    rest_of,
+    unquestioned,
+    unwatched,
+    watched,
+)
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -42,7 +51,7 @@ class _Recurrence(torch.autograd.Function):
         bias: OptionalTensor,
         parameters: OptionalTensor,
         initial: OptionalTensor,
-        *rest: Any,
+        rest: Rest,
     ) -> tuple[Tensor, Tensor]:
         run = plain(torch.ops.flashrnn.recurrence_training.default, training)
         states, last, saved = run(wx, r, bias, parameters, initial, *rest)
@@ -62,7 +71,7 @@ class _Recurrence(torch.autograd.Function):
             wx, r, parameters, initial, states, saved, d_states, d_last, ctx.needs_input_grad[:5],
             *ctx.rest,
         )  # fmt: skip
-        return (*grads, None, None, None, None, None)
+        return (*grads, None)
 
 
 _apply = unquestioned(_Recurrence)
@@ -95,7 +104,12 @@ def _watched_backward(
         return reference(wx, r, bias, initial, cell, parameters, lengths, Options(*options))
 
     grads = higher.gradients(fused, slow, inputs, (d_states, d_last))
-    return (*grads, *(None for _ in ctx.rest))
+    return (*grads, None)
+
+
+def _recorded(*inputs: Any) -> tuple[Tensor, Tensor]:
+    states, last = _Recurrence.apply(*inputs[:5], inputs[5:])
+    return states, last
 
 
 define(
@@ -103,7 +117,7 @@ define(
     f"({_INPUTS}) -> (Tensor states, Tensor last)",
     inference,
     inference_fake,
-    _Recurrence.apply,
+    _recorded,
 )
 define(
     "recurrence_training",
@@ -132,9 +146,13 @@ def recurrence(
     options: Options,
 ) -> tuple[Tensor, Tensor]:
     """flashrnn::recurrence on checked tensors: (states [S, B, T, N, D], last [S, B, 1, N, D])."""
-    run = plain(torch.ops.flashrnn.recurrence.default, inference, _apply)
-    states, last = run(
-        wx, r, bias, parameters, initial, cell.key, lengths,
-        options.gradient_clip, options.gradient_cut, options.reverse,
-    )  # fmt: skip
+    run = plain(torch.ops.flashrnn.recurrence.default, inference, _recorded)
+    rest = rest_of(cell, lengths, options)
+    states, last = run(wx, r, bias, parameters, initial, *rest)
+    return states, last
+
+
+def recurrence_unwatched(tensors: tuple[OptionalTensor, ...], rest: Rest) -> tuple[Tensor, Tensor]:
+    """`recurrence` in less time where nobody looks; tensors: wx, r, bias, parameters, initial."""
+    states, last = unwatched(_apply, inference, tensors, rest)
     return states, last

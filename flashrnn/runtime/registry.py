@@ -10,11 +10,20 @@ import torch
 from torch.autograd import forward_ad
 
 from flashrnn.errors import BackendError
+from flashrnn.ir.cell import Cell
+from flashrnn.options import Options
 
 # The last arguments of every recurrence.
 OPTIONS = "Tensor? lengths, float gradient_clip, bool gradient_cut, bool reverse"
+# What follows a recurrence's tensors: the cell's key, and those.
+Rest = tuple[str, torch.Tensor | None, float, bool, bool]
 
 _library = torch.library.Library("flashrnn", "DEF")
+
+
+def rest_of(cell: Cell, lengths: torch.Tensor | None, options: Options) -> Rest:
+    """The last arguments, of a cell and options that were checked."""
+    return cell.key, lengths, options.gradient_clip, options.gradient_cut, options.reverse
 
 
 def define(
@@ -59,13 +68,31 @@ def plain(
 def unquestioned(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """The Function's apply without its questions, which cost as much as allocating the results.
 
-    For `plain`, which knows the answers: nobody looks, and all tensors are `outside`.
+    For `plain` and `unwatched`, who know the answers: nobody looks, all tensors are `outside`.
     """
     return super(torch.autograd.Function, function).apply  # type: ignore[misc, no-any-return]
 
 
 # A tensor that left a transform which has ended is only a shell: what is inside, or the tensor.
 outside: Callable[[torch.Tensor], torch.Tensor] = torch._C._functorch.unwrap_if_dead
+
+
+def unwatched(
+    apply: Callable[..., Any],
+    inference: Callable[..., Any],
+    tensors: tuple[torch.Tensor | None, ...],
+    rest: Rest,
+) -> Any:
+    """An operator where nobody looks and no forward-mode derivative is asked for, in less time.
+
+    apply: as `unquestioned` gives it, of a Function that takes `rest` as one argument.
+    """
+    tensors = tuple([None if x is None else outside(x) for x in tensors])
+    if torch.is_grad_enabled():
+        for x in tensors:
+            if x is not None and x.requires_grad:
+                return apply(*tensors, rest)
+    return inference(*tensors, *rest)
 
 
 def watched() -> bool:
