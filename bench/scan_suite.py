@@ -28,7 +28,7 @@ from bench.scan_streams import mover
 from bench.suites import Suite
 from flashrnn.attention import ScanState, scan_attention, step
 from flashrnn.attention.family import eager_composite
-from flashrnn.runtime import scan_attention as operators
+from flashrnn.runtime import scan_attention_kernels as kernels
 from flashrnn.scan_reference import attention_reference as reference
 
 Tensor = torch.Tensor
@@ -57,7 +57,13 @@ class Problem:
         self.d_s = torch.zeros_like(self.s)
         state = ScanState.empty(1, N, D, self.v)
         self.last = (state.m.clone(), state.u.clone(), state.w.clone())
-        self.saved = torch.zeros(operators.slots(1, T, packed=False), 2, N)
+        self.saved = torch.zeros(kernels.slots(1, T, packed=False), 2, N)
+        inputs = (self.s, self.v, None, None, False)
+        self._inference = kernels.forward_ready(*inputs, self.o, self.last, None)
+        self._training = kernels.forward_ready(*inputs, self.o, self.last, self.saved)
+        self._gradients = kernels.backward_ready(
+            *inputs, self.o, self.last, self.saved, self.d_o, None, self.d_s, self.d_v, None
+        )
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -66,15 +72,12 @@ class Problem:
         forward = 2 * values + scores
         return {"forward": forward, "forward+backward": forward + 4 * values + 2 * scores}
 
-    def forward(self, saved: Tensor | None = None) -> None:
-        operators.forward_into(self.s, self.v, None, None, False, self.o, self.last, saved)
+    def forward(self) -> None:
+        self._inference.run()
 
     def both(self) -> None:
-        self.forward(self.saved)
-        operators.backward_into(
-            self.s, self.v, None, None, False, self.o, self.last, self.saved, self.d_o, None,
-            self.d_s, self.d_v, None,
-        )  # fmt: skip
+        self._training.run()
+        self._gradients.run()
 
     def bare(self, name: str, *, backward: bool) -> Calls:
         """Loops that only move the values, outputs and gradients of a call, by kind of store."""

@@ -17,7 +17,7 @@ from flashrnn.attention.triton_tunable import TritonScanKernel
 from flashrnn.dtypes import GPU_BY_NAME, SCANNED
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
-from flashrnn.runtime import scan_attention as operators
+from flashrnn.runtime import scan_attention_kernels as kernels
 from flashrnn.runtime import scan_launch
 from flashrnn.runtime.triton_scan import FINISH, rounded
 from flashrnn.scan_reference import ScanState
@@ -110,22 +110,22 @@ class _Arguments:
         self.d_scores = torch.full_like(self.scores, torch.nan)
         state = ScanState.empty(B, N, D, self.v)
         self.last = (state.m.clone(), state.u.clone(), state.w.clone())
-        blocks = operators.slots(B, T, packed=False)
+        blocks = kernels.slots(B, T, packed=False)
         self.saved = self.v.new_empty((blocks, 2, N), dtype=problem.real.torch)
         if self.direction == BACKWARD:  # what it reads of a forward pass, from whichever kernel
-            operators.forward_into(*self._inputs(), self.o, self.last, self.saved)
+            kernels.forward_ready(*self._inputs(), self.o, self.last, self.saved).run()
 
     def _inputs(self) -> tuple[Tensor, Tensor, None, None, bool]:
         return self.scores, self.v, None, None, False
 
     def call(self, plan: scan_launch.ScanPlan) -> None:
         if self.direction == FORWARD:
-            operators.forward_into(*self._inputs(), self.o, self.last, None, plan)
+            kernels.forward_ready(*self._inputs(), self.o, self.last, None, plan).run()
         else:
-            operators.backward_into(
+            kernels.backward_ready(
                 *self._inputs(), self.o, self.last, self.saved, self.d_o, None, self.d_scores,
                 self.d_v, None, plan,
-            )  # fmt: skip
+            ).run()  # fmt: skip
 
     def compare(self) -> list[Measured]:
         exact, eager = self._expected(torch.float64), self._expected(self.v.dtype)

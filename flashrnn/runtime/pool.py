@@ -23,7 +23,6 @@ MOST_BLOCKS, MOST_BYTES = 16, 1 << 30
 _idle: list[mmap.mmap] = []
 
 Maker = Callable[[], torch.Tensor]
-Make = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Maker]
 
 
 # torch.empty_strided(shape, strides, dtype=...) on a CPU, up to 8 dimensions, past the dispatcher:
@@ -49,20 +48,21 @@ def pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
 
 def empty(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """An uninitialised contiguous tensor of like's dtype, on the CPU as that is, as by `pooled`."""
-    return _contiguous(tuple(shape), like.dtype, pooled)()
-
-
-def small(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An uninitialised contiguous tensor, as by `maker`."""
-    return _contiguous(shape, dtype, maker)()
+    return _contiguous(tuple(shape), like.dtype)()
 
 
 @lru_cache(maxsize=1024)
-def _contiguous(shape: tuple[int, ...], dtype: torch.dtype, make: Make) -> Maker:
-    strides = [1]
-    for size in shape[:0:-1]:
-        strides.append(strides[-1] * max(1, size))
-    return make(shape, tuple(reversed(strides))[-len(shape) :], dtype)
+def _contiguous(shape: tuple[int, ...], dtype: torch.dtype) -> Maker:
+    return pooled(shape, contiguous_strides(shape), dtype)
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a contiguous tensor."""
+    strides, count = [], 1
+    for size in reversed(shape):
+        strides.append(count)
+        count *= max(1, size)
+    return tuple(reversed(strides))
 
 
 def _strided(

@@ -16,7 +16,7 @@ from flashrnn.dims import Dims
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.runtime import launch, pool
-from flashrnn.runtime.launch import Block, Kernel, Soon
+from flashrnn.runtime.launch import Block, Soon
 from flashrnn.runtime.threads import thread_count
 
 Tensor = torch.Tensor
@@ -26,24 +26,26 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape and strides
 class Ready:
     """A call with all of its arguments.
 
-    run takes a block of them; positions: those of the addresses in it.
+    place sets a block's workspace, run makes a call of it; positions: of addresses in the block.
     """
 
     def __init__(
         self,
-        kernel: Kernel,
+        place: Callable[[Block[int]], None],
         run: Callable[[Block[int]], None],
         block: Block[int],
         positions: tuple[int, ...],
     ) -> None:
-        self._kernel = kernel
+        self._place = place
         self._run = run
         self._block = block
         self._positions = positions
 
     def run(self) -> None:
         """Make that call."""
-        self._run(self._block)
+        block = self._block[:]
+        self._place(block)  # others may have needed a larger workspace since
+        self._run(block)
 
     def again(self, *tensors: Tensor | None) -> None:
         """Make a call that differs in addresses only: tensors of the same forms, None where it was.
@@ -54,7 +56,7 @@ class Ready:
         for i, x in zip(self._positions, tensors, strict=True):
             if x is not None:
                 block[i] = x.data_ptr()
-        self._kernel.place_workspace(block)
+        self._place(block)
         self._run(block)
 
 

@@ -71,7 +71,7 @@ def forward(
             wx, r, bias, weights, before, states, last, saved, lengths,
             options_of(clip, cut, reverse),
         )  # fmt: skip
-        form.ready = Ready(form.kernel, form.kernel.run, arguments, _POSITIONS)
+        form.ready = Ready(form.kernel.place_workspace, form.kernel.run, arguments, _POSITIONS)
     form.ready.again(wx, r, bias, weights, before, states, last, saved, lengths)
     return states, last, saved
 

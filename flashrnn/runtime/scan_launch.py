@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import struct
+import math
+from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import torch
 from autotune import cache
 from autotune.device import Cpu, Device
 from flashrnn.dtypes import Dtype
-from flashrnn.emit.cpp import BACKWARD, FORWARD
-from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
+from flashrnn.emit.cpp import BACKWARD
+from flashrnn.emit.scan import ATTENTION, emit_scan
 from flashrnn.runtime import pool
 from flashrnn.runtime.build import build, build_soon, open_library, primitives_digest
 from flashrnn.runtime.kept import Kept
-from flashrnn.runtime.launch import empty_sequence
+from flashrnn.runtime.launch import Block, empty_sequence, time_major
 from flashrnn.runtime.openmp import threading
+from flashrnn.runtime.ready import Ready
 from flashrnn.runtime.scratch import scratch
 from flashrnn.runtime.threads import thread_count
 from flashrnn.runtime.toolchain import OPTIMIZED, QUICKLY_OPTIMIZED
@@ -26,15 +28,6 @@ from flashrnn.tiling import scan
 from flashrnn.tiling.scan import ScanProblem, ScanTiling
 
 Tensor = torch.Tensor
-
-# The arguments of csrc/cpu/scan_*.hpp, 8 bytes each: how many before and after the workspace.
-_FIELDS = {
-    (ATTENTION, FORWARD): (16, 11),
-    (ATTENTION, BACKWARD): (31, 11),
-    (LINEAR, FORWARD): (10, 10),
-    (LINEAR, BACKWARD): (17, 10),
-}
-_LAYOUTS = {k: struct.Struct(f"={a + 1 + b}q") for k, (a, b) in _FIELDS.items()}
 
 # Numbers in and out below which one thread is done before another wakes up.
 PARALLEL_NUMBERS = 1 << 17
@@ -49,31 +42,50 @@ class ScanPlan:
     tiling: ScanTiling
     tuned: bool
 
+    def ready(
+        self,
+        fields: tuple[int, ...],
+        offsets: Tensor | None,
+        sequences: int,
+        T: int,
+        reverse: bool,
+        sizes: tuple[int, ...],
+        positions: tuple[int, ...] = (),
+    ) -> Ready:
+        """A call with the fields before the workspace, to be made again on what `positions` says.
+
+        T: of the longest sequence; sizes: N and D, or C. offsets: where packed sequences begin,
+        int64, or None.
+        """
+        t, threads = self.tiling, self.problem.threads
+        numbers = sequences * T * self.problem.row
+        region = threading()[0] if threads > 1 and numbers >= PARALLEL_NUMBERS else 0
+        block = array("q", (
+            *fields, 0, region, 0 if offsets is None else offsets.data_ptr(), sequences, T,
+            int(reverse), *sizes, t.columns_per_core, t.t_per_chunk, threads, t.streaming,
+        ))  # fmt: skip
+        workspace, real = len(fields), self.problem.real
+        needed = self.library.flashrnn_workspace(block.tobytes())
+
+        def place(block: Block[int]) -> None:
+            block[workspace] = scratch("scan", needed, real)
+
+        return Ready(place, self._run, block, positions)
+
     def run(
         self,
-        pointers: tuple[int, ...],
+        fields: tuple[int, ...],
         offsets: Tensor | None,
         sequences: int,
         T: int,
         reverse: bool,
         sizes: tuple[int, ...],
     ) -> None:
-        """Run on the fields before the workspace. T: of the longest sequence; sizes: N and D, or C.
+        """Make such a call."""
+        self.ready(fields, offsets, sequences, T, reverse, sizes).run()
 
-        offsets: where packed sequences begin, int64, or None.
-        """
-        t, threads = self.tiling, self.problem.threads
-        numbers = sequences * T * self.problem.row
-        region = threading()[0] if threads > 1 and numbers >= PARALLEL_NUMBERS else 0
-        rest = (
-            (region, 0 if offsets is None else offsets.data_ptr(), sequences, T, int(reverse))
-            + sizes
-            + (t.columns_per_core, t.t_per_chunk, threads, t.streaming)
-        )
-        layout = _LAYOUTS[self.problem.kind, self.problem.direction]
-        needed = self.library.flashrnn_workspace(layout.pack(*pointers, 0, *rest))
-        workspace = scratch("scan", needed, self.problem.real)
-        self.library.flashrnn_run(layout.pack(*pointers, workspace, *rest))
+    def _run(self, block: Block[int]) -> None:
+        self.library.flashrnn_run(block.tobytes())
 
 
 _plans: Kept[tuple[object, ...], tuple[int, ScanPlan]] = Kept()
@@ -197,11 +209,18 @@ def rows_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return x, (x.data_ptr(), x.stride(0) * size, x.stride(1) * size)
 
 
-def empty_rows(like: Tensor, tail: tuple[int, ...]) -> Tensor:
-    """An uninitialised [B, T, *tail] whose B and T are ordered in memory as `like`'s.
+def rows_maker(like: Tensor, tail: tuple[int, ...]) -> pool.Maker:
+    """What gives an uninitialised [B, T, *tail] whose B and T are ordered in memory as `like`'s.
 
     Large ones come from the pool: fresh pages would cost more than the scan.
     """
+    (B, T), row = like.shape[:2], math.prod(tail)
+    order = (row, B * row) if time_major(like) else (T * row, row)
+    return pool.pooled((B, T, *tail), (*order, *pool.contiguous_strides(tail)), like.dtype)
+
+
+def empty_rows(like: Tensor, tail: tuple[int, ...]) -> Tensor:
+    """Such a tensor."""
     return empty_sequence(like, (), tail, pool.empty)
 
 

@@ -70,7 +70,7 @@ def forward(kernel: Kernel, arguments: Block[int], x: Tensor, w: Tensor) -> Read
     block[at["x"]] = x.data_ptr()
     block[at["x_b"]], block[at["x_t"]] = x_b, x_t
     block[at["w"]] = w.data_ptr()
-    return Ready(kernel, around.run, block, _POSITIONS[FORWARD])
+    return Ready(kernel.place_workspace, around.run, block, _POSITIONS[FORWARD])
 
 
 def backward(
@@ -115,7 +115,7 @@ def backward(
         block[at["d_bias"]] = d_bias.data_ptr()
     if d_weights is not None:
         block[at["d_weights"]] = d_weights.data_ptr()
-    return Ready(kernel, around.run, block, _POSITIONS[BACKWARD])
+    return Ready(kernel.place_workspace, around.run, block, _POSITIONS[BACKWARD])
 
 
 def _backward_sizes(kernel: Kernel, x: Tensor | None, weight_rows: int) -> dict[str, int]:

@@ -12,10 +12,16 @@ import torch
 
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
-from flashrnn.runtime import scan_attention as cpu
+from flashrnn.runtime import scan_attention_kernels as cpu
 from flashrnn.runtime.gpu_tensors import gpu_dtype_of
 from flashrnn.runtime.registry import define, plain
-from flashrnn.runtime.scan_attention import OptionalTensor, State, together
+from flashrnn.runtime.scan_attention import (
+    BACKWARD_SCHEMA,
+    SCHEMA,
+    TRAINING_SCHEMA,
+    differentiable,
+)
+from flashrnn.runtime.scan_attention_kernels import OptionalTensor, State, together
 from flashrnn.runtime.scan_launch import rows_like
 from flashrnn.runtime.triton_launch import in_rows, strides
 from flashrnn.runtime.triton_scan import FINISH, JOIN, TOTALS, TritonScanPlan, plan_for, rounded
@@ -272,16 +278,14 @@ def _fake(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _training_fake(*inputs)[:4]
 
 
-_ScanAttention = cpu.differentiable("triton_scan_attention", _training, _backward)
+_ScanAttention = differentiable("triton_scan_attention", _training, _backward)
+define("triton_scan_attention", SCHEMA, _inference, _fake, _ScanAttention.apply, devices=_DEVICES)
 define(
-    "triton_scan_attention", cpu.SCHEMA, _inference, _fake, _ScanAttention.apply, devices=_DEVICES
-)
-define(
-    "triton_scan_attention_training", cpu.TRAINING_SCHEMA, _training, _training_fake,
+    "triton_scan_attention_training", TRAINING_SCHEMA, _training, _training_fake,
     devices=_DEVICES,
 )  # fmt: skip
 define(
-    "triton_scan_attention_backward", cpu.BACKWARD_SCHEMA, _backward, cpu.backward_fake,
+    "triton_scan_attention_backward", BACKWARD_SCHEMA, _backward, cpu.backward_fake,
     devices=_DEVICES,
 )  # fmt: skip
 

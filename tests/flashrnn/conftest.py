@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from flashrnn import api
 from flashrnn.packs import pack
 from flashrnn.runtime import (
     kernels,
@@ -11,6 +12,8 @@ from flashrnn.runtime import (
     layer_kernels,
     pool,
     recurrence_kernels,
+    scan_attention_kernels,
+    scan_launch,
     scratch,
     triton_kernels,
     triton_scan,
@@ -57,10 +60,12 @@ def golden():
 
 
 def forget_kernels() -> None:
-    """Of this process's memory, all that CPU recurrences and layers follow from."""
+    """Of this process's memory, all that calls of CPU kernels follow from."""
+    api._checked.clear()
     launch._kernels.clear()
     kernels._plans.clear()
-    for module in (layer_kernels, recurrence_kernels):
+    scan_launch._plans.clear()
+    for module in (layer_kernels, recurrence_kernels, scan_attention_kernels):
         module._forward_forms.clear()
         module._backward_forms.clear()
     pool._contiguous.cache_clear()
@@ -77,16 +82,20 @@ def fresh_kernels():
 @pytest.fixture
 def poisoned(monkeypatch):
     """What is handed out uninitialised is NaN, and the kernels keep no memory of calls before."""
-
     scratch._kept.__dict__.clear()
     forget_kernels()
     torch.use_deterministic_algorithms(True)
+
+    def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype):
+        return torch.empty_strided(shape, strides, dtype=dtype)
+
+    monkeypatch.setattr(pool, "_allocate", allocate)
     monkeypatch.setattr(
-        pool, "_allocate", lambda shape, strides, dtype: torch.empty_strided(
-            shape, strides, dtype=dtype
-        ),
-    )  # fmt: skip
-    made = torch.empty(3), torch.zeros(1).new_empty(3), pool.small((3,), torch.float32)
+        pool, "_block", lambda dtype, count: torch.full((count,), torch.nan, dtype=dtype)
+    )
+    large = (pool.SMALLEST_BYTES,)
+    makers = [pool.maker((3,), (1,), torch.float32), pool.pooled(large, (1,), torch.float32)]
+    made = torch.empty(3), torch.zeros(1).new_empty(3), *(make() for make in makers)
     assert all(x.isnan().all() for x in made)
     yield
     torch.use_deterministic_algorithms(False)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from flashrnn.attention import ScanState, scan_attention
-from flashrnn.runtime import scan_launch, triton_scan
+from flashrnn.runtime import scan_attention_kernels, scan_launch, triton_scan
 from flashrnn.tiling.triton_scan import TritonScanTiling
 
 NAMES = ("o", "m", "u", "w", "d_scores", "d_v", "d_m0", "d_u0", "d_w0")
@@ -78,11 +78,17 @@ def tiling(monkeypatch, **changes) -> Iterator[None]:
         problem = replace(plan.problem, threads=threads or plan.problem.threads)
         return scan_launch.load(problem, replace(plan.tiling, **changes), tuned=False)
 
+    def forget() -> None:
+        scan_attention_kernels._forward_forms.clear()
+        scan_attention_kernels._backward_forms.clear()
+
     with monkeypatch.context() as m:
-        m.setattr("flashrnn.runtime.scan_attention.plan_for", plan_for)
+        forget()
+        m.setattr(scan_attention_kernels, "plan_for", plan_for)
         m.setattr("flashrnn.runtime.linear_scan.plan_for", plan_for)
         m.setattr(scan_launch, "PARALLEL_NUMBERS", 0)
         yield
+        forget()
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def test_other_dtypes(name, dtype) -> None:
 
 
 @pytest.mark.parametrize("cell", [gru, slstm], ids=lambda c: c.name)
-def test_results_are_the_same_bits_each_time_and_for_any_threads(cell) -> None:
+def test_results_are_the_same_bits_each_time_and_for_any_threads(cell, request) -> None:
     """So torch.use_deterministic_algorithms(True) has nothing to forbid."""
     p = problem(cell, 37, 40, 2, 33, torch.float32)
     d = torch.randn(len(cell.states), 37, 40, 2, 33)
@@ -79,13 +79,12 @@ def test_results_are_the_same_bits_each_time_and_for_any_threads(cell) -> None:
 
     threads = torch.get_num_threads()
     expected = run()
-    torch.use_deterministic_algorithms(True)  # also fills what is not initialised with NaN
+    request.getfixturevalue("poisoned")  # and torch is told to be deterministic
     try:
         for count in (1, 2, 2):
             torch.set_num_threads(count)
             assert all(torch.equal(a, b) for a, b in zip(run(), expected, strict=True))
     finally:
-        torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
 
 
@@ -125,6 +124,7 @@ def test_the_table_of_options_is_what_runs(name, backend, monkeypatch) -> None:
     assert any(not torch.allclose(a, b, rtol=1e-2) for a, b in zip(got, without, strict=True))
 
 
+@pytest.mark.usefixtures("fresh_kernels")  # and no arguments that were checked
 @pytest.mark.parametrize("name", options.CARRIED)
 def test_an_option_that_a_back_end_lacks_is_an_error(name, monkeypatch) -> None:
     p = {k: v.detach() for k, v in problem(gru, 2, 3, 1, 4, torch.float32).items()}

@@ -1,13 +1,19 @@
 """Calls that are made again: on other tensors, in forms that take turns."""
 
+import itertools
+
 import pytest
 import torch
 from problems import assert_close, cast, composed, layer_problem, problem, results, run
+from scan_problems import assert_close as assert_near
+from scan_problems import everything
+from scan_problems import problem as scan_problem
 
 from autotune import cache
-from flashrnn import cells, flashrnn, layer
+from flashrnn import attention_reduce, cells, flashrnn, layer, scan_attention
 from flashrnn.runtime import kept, layer_kernels, recurrence_kernels
 from flashrnn.runtime.ready import Ready
+from flashrnn.scan_reference import attention_reference as reference
 
 # Each differs from the first in one thing that a kernel is told with its addresses.
 FORMS = (
@@ -103,6 +109,36 @@ def test_gradients_that_somebody_asks_for_take_turns() -> None:
         assert [k for k, x in some.items() if x.grad is not None] == [k for k in p if k in asked]
     again = results(lambda a: layer(**a), p)
     assert all(torch.equal(full[k], again[k]) for k in full)
+
+
+SCANS = (
+    {},
+    {"reverse": True},
+    {"cu_seqlens": torch.tensor([0, 3, 3, 9])},
+    {"cu_seqlens": torch.tensor([0, 1, 9])},
+)
+
+
+def test_forms_of_attention_take_turns() -> None:
+    """With gradients of the outputs, of the last state and of both."""
+    for seed, form, state in itertools.product(range(2), SCANS, (True, False)):
+        packed = "cu_seqlens" in form
+        G = len(form["cu_seqlens"]) - 1 if packed else None
+        s, v, before = scan_problem(1 if packed else 2, 9, 2, 5, G=G, state=state, seed=seed)
+        for how in ("as it is", "time outermost", "gaps", "reversed dimensions"):
+            moved = strided(s, how), strided(v, how), before
+            for outputs in (slice(0, 1), slice(1, 4), slice(0, 4)):
+                expected = everything(reference, *moved, outputs, **form)
+                got = everything(scan_attention, *moved, outputs, **form)
+                assert_near(got, expected, 1e-10)
+
+
+def test_attention_of_the_whole_sequence_takes_turns() -> None:
+    s, v, before = scan_problem(2, 9, 2, 5)
+    expected = reference(s, v, before)[0][:, -1]
+    for _ in range(2):
+        torch.testing.assert_close(scan_attention(s, v, before)[0][:, -1], expected)
+        torch.testing.assert_close(attention_reduce(s, v, before)[0], expected)
 
 
 def test_a_call_is_made_again_and_not_anew(monkeypatch) -> None:

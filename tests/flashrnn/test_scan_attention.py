@@ -15,25 +15,13 @@ from scan_problems import (
 )
 
 from flashrnn.attention import ScanState, attention_reduce, merge, scan_attention, step
-from flashrnn.runtime import pool
 from flashrnn.scan_reference import attention_reference as reference
 
 INF = torch.inf
 HALVES = [torch.bfloat16, torch.float16]
 
 
-def poisoned(like, shape):
-    return like.new_full(shape, torch.nan)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_unwritten(monkeypatch) -> None:
-    monkeypatch.setattr(pool, "empty", poisoned)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 SIZES = [
     (1, 1, 1, 1),
