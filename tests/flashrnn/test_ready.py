@@ -55,6 +55,9 @@ def test_forms_of_a_layer_take_turns(cell) -> None:
                 assert_close(got, exact, exact, f"{form} {missing}")
 
 
+ORDERS = ("as it is", "time outermost", "gaps", "reversed dimensions")
+
+
 def strided(x: torch.Tensor, how: str) -> torch.Tensor:
     """The same numbers in another order, or with gaps."""
     x = x.detach()
@@ -76,7 +79,7 @@ def test_memory_orders_take_turns(first) -> None:
     else:
         p, call = problem(cells.gru, 3, 4, 1, 5, torch.float64), flashrnn
     expected = results(lambda a: call(**a, function="gru", backend="reference"), p)
-    for how in ("as it is", "time outermost", "gaps", "reversed dimensions") * 2:
+    for how in ORDERS * 2:
         moved = {**p, first: strided(p[first], how)}
         got = results(lambda a: call(**a, function="gru"), moved)
         assert_close(got, expected, expected, how)
@@ -112,25 +115,41 @@ def test_gradients_that_somebody_asks_for_take_turns() -> None:
 
 
 SCANS = (
-    {},
-    {"reverse": True},
-    {"cu_seqlens": torch.tensor([0, 3, 3, 9])},
-    {"cu_seqlens": torch.tensor([0, 1, 9])},
+    {"B": 2},
+    {"B": 1},
+    {"B": 1, "reverse": True},
+    {"B": 1, "cu_seqlens": torch.tensor([0, 3, 3, 9])},
+    {"B": 1, "cu_seqlens": torch.tensor([0, 9])},
 )
 
 
-def test_forms_of_attention_take_turns() -> None:
-    """With gradients of the outputs, of the last state and of both."""
-    for seed, form, state in itertools.product(range(2), SCANS, (True, False)):
-        packed = "cu_seqlens" in form
-        G = len(form["cu_seqlens"]) - 1 if packed else None
-        s, v, before = scan_problem(1 if packed else 2, 9, 2, 5, G=G, state=state, seed=seed)
-        for how in ("as it is", "time outermost", "gaps", "reversed dimensions"):
-            moved = strided(s, how), strided(v, how), before
-            for outputs in (slice(0, 1), slice(1, 4), slice(0, 4)):
-                expected = everything(reference, *moved, outputs, **form)
-                got = everything(scan_attention, *moved, outputs, **form)
+@pytest.mark.parametrize("state", [True, False])
+def test_forms_of_attention_take_turns(state) -> None:
+    """With gradients of the last state, of all results and of the outputs."""
+    for seed, form in itertools.product(range(2), SCANS):
+        options = {k: x for k, x in form.items() if k != "B"}
+        G = len(options["cu_seqlens"]) - 1 if "cu_seqlens" in options else None
+        s, v, before = scan_problem(form["B"], 9, 2, 5, G=G, state=state, seed=seed)
+        for how_s, how_v in [(h, ORDERS[0]) for h in ORDERS] + [(ORDERS[0], h) for h in ORDERS]:
+            moved = strided(s, how_s), strided(v, how_v), before
+            for outputs in (slice(1, 4), slice(0, 4), slice(0, 1)):
+                expected = everything(reference, *moved, outputs, **options)
+                with torch.no_grad():
+                    alone = scan_attention(*moved, **options)[0]
+                got = everything(scan_attention, *moved, outputs, **options)
                 assert_near(got, expected, 1e-10)
+                torch.testing.assert_close(alone, expected["o"])
+
+
+def test_memory_orders_of_attentions_cotangents_take_turns() -> None:
+    s, v, before = scan_problem(2, 9, 2, 5)
+    inputs = (s, v, *before)
+    d = torch.randn(v.shape, dtype=v.dtype, generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad(reference(s, v, before)[0], inputs, d)
+    for how in ORDERS * 2:
+        got = torch.autograd.grad(scan_attention(s, v, before)[0], inputs, strided(d, how).detach())
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b)
 
 
 def test_attention_of_the_whole_sequence_takes_turns() -> None:
