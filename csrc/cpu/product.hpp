@@ -43,7 +43,7 @@ struct Product {
   static constexpr int64_t rows_of_block(int64_t rows, int64_t threads) {
     const int64_t each = (rows + threads * block_rows - 1) / (threads * block_rows);
     const int64_t blocks = threads * std::max<int64_t>(1, each);
-    return groups((rows + blocks - 1) / blocks) * tile_rows;
+    return std::max<int64_t>(1, groups((rows + blocks - 1) / blocks)) * tile_rows;
   }
 
   // from [n][k] contiguous -> packed[panel][k][unit], one panel, zeros behind n.
