@@ -43,6 +43,9 @@ struct LayerBackward {
   static constexpr int W = S::lanes;
   static constexpr int64_t chunk = 5 * P::depth;  // rows whose packed operands are multiplied
   static constexpr int64_t together = 16;         // rows packed at a time
+  // Small sums exist several times, each of a part of the rows and computed by one thread, which
+  // keeps to its own caches and waits for nobody. As many for any number of threads, as bits are.
+  static constexpr int64_t most_lanes = 4, lane_bytes = 256 * 1024, fewest_rows = 1024;
   static constexpr int64_t bias_rows = 256;       // summed before they meet the total
 
   // What lies in one row of gate gradients: pieces [offset, offset + length) side by side.
@@ -66,7 +69,9 @@ struct LayerBackward {
 
   const LayerBackwardArguments<Real>& a;
   int64_t B, N, D, row, recurrent_columns = 0;  // row: distance of two rows of gate gradients
-  Real *packed_w, *d_gates, *packed, *grouped[2], *sums_w, *sums_r, *gathered, *carried,
+  int64_t lanes, w_numbers, r_numbers;          // sums: how many times, numbers of each
+  int64_t packed_numbers, grouped_numbers;      // of a worker
+  Real *packed_w, *d_gates, *packed, *grouped, *sums_w, *sums_r, *gathered, *carried,
       *piece_weights, *zeros;
   const Real **x_rows, **h_rows, **d_rows;
   Real** d_x_rows;
@@ -82,11 +87,17 @@ struct LayerBackward {
     Workspace<Real> space{a.workspace};
     packed_w = space.take(a.d_x != nullptr ? P::packed_numbers(input.total, a.I) : 0);
     d_gates = space.take(rows * row);
-    packed = space.take(P::packed_numbers(chunk, most));
-    grouped[0] = space.take(P::grouped_numbers(chunk, std::max(a.I, D)));
-    grouped[1] = space.take(a.recurrence.threads > 1 ? P::grouped_numbers(chunk, D) : 0);
-    sums_w = space.take(a.d_w != nullptr ? a.I * sums_row(input.total) : 0);
-    sums_r = space.take(a.d_r != nullptr ? N * D * sums_row(recurrent_columns) : 0);
+    w_numbers = round_up(a.d_w != nullptr ? a.I * sums_row(input.total) : 0, line<Real>);
+    r_numbers = round_up(a.d_r != nullptr ? N * D * sums_row(recurrent_columns) : 0, line<Real>);
+    const bool small = std::max(w_numbers, r_numbers) * int64_t{sizeof(Real)} <= lane_bytes;
+    lanes = small && a.recurrence.T * B >= fewest_rows ? most_lanes : 1;
+    const int64_t workers = lanes > 1 ? std::min(lanes, a.recurrence.threads) : 1;
+    packed_numbers = P::packed_numbers(chunk, most);
+    packed = space.take(workers * packed_numbers);
+    grouped_numbers = P::grouped_numbers(chunk, std::max(a.I, D));
+    grouped = space.take(workers * grouped_numbers);
+    sums_w = space.take(lanes * w_numbers);
+    sums_r = space.take(lanes * r_numbers);
     gathered = space.take(a.recurrence.threads * most);
     carried = space.take(a.states * B * N * D);
     piece_weights = space.take(B * a.weights * N * D);
@@ -132,6 +143,7 @@ struct LayerBackward {
           a.d_weights[i] += piece_weights[b * a.weights * N * D + i];
       weight_gradients(rows, end < a.recurrence.T);
     }
+    if (a.recurrence.T * B > 0) add_lanes();
     transpose_sums();
   }
 
@@ -211,65 +223,102 @@ struct LayerBackward {
   };
 
   void weight_gradients(int64_t rows, bool add) const {
-    if (rows == 0) return;
+    if (rows == 0 || w_numbers + r_numbers == 0) return;
+    if (lanes > 1)
+      return each(lanes, [&](int64_t lane, int64_t worker) {
+        weight_gradients_of(lane, rows * lane / lanes, rows * (lane + 1) / lanes, worker, add);
+      });
     const int64_t chunks = (rows + chunk - 1) / chunk, most = (rows + chunks - 1) / chunks;
-    // The fewer times threads meet, the better; one alone rather keeps less in its caches.
-    const size_t at_once = a.recurrence.threads > 1 ? 2 : 1;
     for (int64_t r = 0; r < rows; r += most) {
       const int64_t count = std::min(most, rows - r);
-      const bool more = add || r > 0;
-      std::vector<Outer> waiting;  // for being multiplied by `input`
-      if (a.d_w != nullptr) waiting.push_back({x_rows + r, 0, a.I, sums_w});
+      if (a.d_w != nullptr) outer(input, false, of_w(r), r, count, add || r > 0);
       for (int64_t n = 0; a.d_r != nullptr && n < N; ++n) {
-        Columns columns;
-        for (int64_t i = 0; i < a.recurrents; ++i)
-          for (int64_t g = 0; g < a.recurrent[i].count; ++g)
-            columns.add(((a.recurrent[i].gate + g) * N + n) * D, D);
-        const Outer of_head{h_rows + r, n * D, D, sums_r + n * D * sums_row(columns.total)};
-        const bool same = !waiting.empty() && columns == input;
-        if (same && waiting.size() < at_once) {
-          waiting.push_back(of_head);
-          continue;
-        }
-        outer(input, false, waiting, r, count, more);
-        outer(columns, same, {of_head}, r, count, more);
-        waiting.clear();
+        const Columns columns = of_head(n);
+        outer(columns, held(n, columns), of_r(r, n), r, count, add || r > 0);
       }
-      outer(input, false, waiting, r, count, more);
     }
   }
 
-  // sums[m, n] += (or =) sum over `count` rows of rows[offset + m] times those columns of the gate
-  // gradients, for one or two such sums. held: those are packed already.
-  void outer(const Columns& columns, bool held, const std::vector<Outer>& outers,
-             int64_t first, int64_t count, bool add) const {
-    if (outers.empty()) return;
-    const int64_t parts = (count + together - 1) / together;
-    const int64_t packs = held ? 0 : parts;
-    each(packs + parts * int64_t(outers.size()), [&](int64_t i, int64_t worker) {
+  // The same of rows [begin, end) into one lane of the sums, by one thread.
+  void weight_gradients_of(int64_t lane, int64_t begin, int64_t end, int64_t worker,
+                           bool add) const {
+    if (begin == end && !add) {
+      std::fill_n(sums_w + lane * w_numbers, w_numbers, Real{0});
+      std::fill_n(sums_r + lane * r_numbers, r_numbers, Real{0});
+    }
+    const int64_t chunks = (end - begin + chunk - 1) / chunk;
+    const int64_t most = chunks > 0 ? (end - begin + chunks - 1) / chunks : 1;
+    Real *const operand = packed + worker * packed_numbers,
+         *const groups = grouped + worker * grouped_numbers;
+    for (int64_t r = begin; r < end; r += most) {
+      const int64_t count = std::min(most, end - r);
+      const auto multiply = [&](const Columns& columns, bool packed_already, const Outer& o,
+                                Real* sums) {
+        for (int64_t i = 0; i < count; i += together) {
+          if (!packed_already) pack(columns, operand, r, i, count, worker);
+          group(o, groups, i, count);
+        }
+        for (int64_t p = 0; p < P::panels(columns.total); ++p)
+          P::multiply_grouped(groups, operand, sums, sums_row(columns.total), o.m, count,
+                              columns.total, p, 0, P::groups(o.m), add || r > begin);
+      };
+      if (a.d_w != nullptr) multiply(input, false, of_w(r), sums_w + lane * w_numbers);
+      for (int64_t n = 0; a.d_r != nullptr && n < N; ++n) {
+        const Columns columns = of_head(n);
+        const Outer o = of_r(r, n);
+        multiply(columns, held(n, columns), o, o.sums + lane * r_numbers);
+      }
+    }
+  }
+
+  Outer of_w(int64_t first) const { return {x_rows + first, 0, a.I, sums_w}; }
+  Outer of_r(int64_t first, int64_t n) const {
+    return {h_rows + first, n * D, D, sums_r + n * D * sums_row(recurrent_columns)};
+  }
+
+  Columns of_head(int64_t n) const {
+    Columns columns;
+    for (int64_t i = 0; i < a.recurrents; ++i)
+      for (int64_t g = 0; g < a.recurrent[i].count; ++g)
+        columns.add(((a.recurrent[i].gate + g) * N + n) * D, D);
+    return columns;
+  }
+
+  // Whether head n's columns were packed for w just before.
+  bool held(int64_t n, const Columns& columns) const {
+    return n == 0 && a.d_w != nullptr && columns == input;
+  }
+
+  // The lanes become one sum, in this order whoever computed them.
+  void add_lanes() const {
+    for (int64_t lane = 1; lane < lanes; ++lane) {
+      for (int64_t i = 0; i < w_numbers; ++i) sums_w[i] += sums_w[lane * w_numbers + i];
+      for (int64_t i = 0; i < r_numbers; ++i) sums_r[i] += sums_r[lane * r_numbers + i];
+    }
+  }
+
+  // o.sums[m, n] += (or =) sum over `count` rows of o.rows[offset + m] times those columns of the
+  // gate gradients. packed_already: those are the packed operand.
+  void outer(const Columns& columns, bool packed_already, const Outer& o, int64_t first,
+             int64_t count, bool add) const {
+    const int64_t parts = (count + together - 1) / together, packs = packed_already ? 0 : parts;
+    each(packs + parts, [&](int64_t i, int64_t worker) {
       if (i < packs)
-        pack(columns, first, i * together, count, worker);
+        pack(columns, packed, first, i * together, count, worker);
       else
-        group(outers[(i - packs) / parts], (i - packs) / parts, (i - packs) % parts * together,
-              count);
+        group(o, grouped, (i - packs) * together, count);
     });
-    const int64_t n = columns.total, panels = P::panels(n);
-    const auto cuts = [&](const Outer& o) {
-      return std::min(P::groups(o.m), (4 * a.recurrence.threads + panels - 1) / panels);
-    };
-    const int64_t firsts = panels * cuts(outers[0]);
-    const int64_t all = firsts + (outers.size() > 1 ? panels * cuts(outers[1]) : 0);
-    each(all, [&](int64_t i, int64_t) {
-      const int64_t which = i >= firsts, item = i - which * firsts;
-      const Outer& o = outers[which];
-      const int64_t groups = P::groups(o.m), cut = cuts(o), part = item % cut;
-      P::multiply_grouped(grouped[which], packed, o.sums, sums_row(n), o.m, count, n, item / cut,
+    const int64_t n = columns.total, panels = P::panels(n), groups = P::groups(o.m);
+    const int64_t cut = std::min(groups, (4 * a.recurrence.threads + panels - 1) / panels);
+    each(panels * cut, [&](int64_t i, int64_t) {
+      const int64_t part = i % cut;
+      P::multiply_grouped(grouped, packed, o.sums, sums_row(n), o.m, count, n, i / cut,
                           part * groups / cut, (part + 1) * groups / cut, add);
     });
   }
 
   // Some rows, from `row` of a chunk of `count`, of gate gradients become the packed operand.
-  void pack(const Columns& columns, int64_t first, int64_t row, int64_t count,
+  void pack(const Columns& columns, Real* operand, int64_t first, int64_t row, int64_t count,
             int64_t worker) const {
     for (int64_t k = row; k < std::min(row + together, count); ++k) {
       const Real* from = d_rows[first + k] + columns.pieces[0].offset;
@@ -281,17 +330,17 @@ struct LayerBackward {
           to += piece.length;
         }
       }
-      P::pack_row(from, packed, columns.total, count, k);
+      P::pack_row(from, operand, columns.total, count, k);
     }
   }
 
   // The same rows of what is broadcast.
-  void group(const Outer& o, int64_t which, int64_t row, int64_t count) const {
+  void group(const Outer& o, Real* groups, int64_t row, int64_t count) const {
     const int64_t some = std::min(together, count - row);
     const Real* from[together];
     for (int64_t j = 0; j < some; ++j) from[j] = o.rows[row + j] + o.offset;
     for (int64_t g = 0; g < P::groups(o.m); ++g)
-      P::pack_group(from, grouped[which], o.m, count, row, some, g);
+      P::pack_group(from, groups, o.m, count, row, some, g);
   }
 
   // The sums are [I, columns] and [N, P, G_r D], their rows apart; the weights have the transposed
