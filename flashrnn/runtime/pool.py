@@ -1,7 +1,8 @@
-"""Large buffers of the training pass, kept for the next step when autograd lets go of them.
+"""Memory of results on a CPU: large buffers are kept for the next step, small ones made quickly.
 
 The system hands out fresh memory page by page, each cleared on its first touch: a tenth of the
-time of a large layer. Nothing here is shared between processes.
+time of a large layer. So what autograd lets go of is kept. Nothing here is shared between
+processes.
 """
 
 from __future__ import annotations
