@@ -6,7 +6,7 @@ import torch
 from problems import every_cell, layer_problem
 
 from flashrnn import layer
-from flashrnn.cells import lstm
+from flashrnn.cells import gru, indrnn, lstm
 from flashrnn.runtime import surround
 
 
@@ -48,6 +48,22 @@ def test_edges(B, T) -> None:
     wanted = torch.autograd.grad(expected, leaves, materialize_grads=True, allow_unused=True)
     for a, b in zip(torch.autograd.grad(loss, leaves), wanted, strict=True):
         torch.testing.assert_close(a, b)
+
+
+# From 1,024 rows on small gradients of weights are summed in four lanes (csrc/cpu/layer_backward.hpp):
+# pieces of some rows, of fewer than lanes, the first of one alone.
+@pytest.mark.parametrize(("B", "T", "rows"), [(2, 515, 2048), (2, 515, 40), (1, 1030, 3)])
+@pytest.mark.parametrize("cell", [lstm, gru, indrnn], ids=lambda c: c.name)
+def test_sums_in_lanes(cell, B, T, rows, monkeypatch) -> None:
+    monkeypatch.setattr(surround, "PIECE_ROWS", rows)
+    monkeypatch.setattr(surround, "FEWEST_ROWS", 1)
+    inputs = layer_problem(cell, B, T, 2, 3, 5)
+    leaves = list(inputs.values())
+    ours, theirs = layer(**inputs, function=cell), composed(cell, **inputs)
+    d = torch.randn(theirs[0].shape, dtype=torch.float64)
+    got = torch.autograd.grad(ours[0], leaves, d)
+    for a, b in zip(got, torch.autograd.grad(theirs[0], leaves, d), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_products_longer_than_a_block() -> None:
