@@ -19,6 +19,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
 from flashrnn.passes.lower import lower
+from flashrnn.runtime import pool
 from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.kernels import Plan, plan_for
 from flashrnn.runtime.openmp import threading
@@ -240,21 +241,24 @@ def time_major(x: Tensor) -> bool:
     return x.stride(0) < x.stride(1) and x.shape[0] > 1 and x.shape[1] > 1
 
 
-def empty_sequence(
-    like: Tensor,
-    lead: tuple[int, ...],
-    tail: tuple[int, ...],
-    empty: Callable[[Tensor, tuple[int, ...]], Tensor] = Tensor.new_empty,
-) -> Tensor:
-    """An uninitialised [*lead, B, T, *tail] whose B and T are ordered in memory as `like`'s.
-
-    empty: pool.empty for large results of a CPU, whose fresh pages cost as much as a kernel.
-    """
+def empty_sequence(like: Tensor, lead: tuple[int, ...], tail: tuple[int, ...]) -> Tensor:
+    """An uninitialised [*lead, B, T, *tail] whose B and T are ordered in memory as `like`'s."""
     B, T = like.shape[0], like.shape[1]
     if time_major(like):
         k = len(lead)
-        return empty(like, (*lead, T, B, *tail)).transpose(k, k + 1)
-    return empty(like, (*lead, B, T, *tail))
+        return like.new_empty((*lead, T, B, *tail)).transpose(k, k + 1)
+    return like.new_empty((*lead, B, T, *tail))
+
+
+def sequence_maker(like: Tensor, tail: tuple[int, ...]) -> pool.Maker:
+    """What gives such a [B, T, *tail] of the CPU, large ones from the pool.
+
+    Fresh pages would cost more than a kernel.
+    """
+    (B, T), row = like.shape[:2], prod(tail)
+    order = (row, B * row) if time_major(like) else (T * row, row)
+    within = (prod(tail[k + 1 :]) for k in range(len(tail)))
+    return pool.pooled((B, T, *tail), (*order, *within), like.dtype)
 
 
 def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:

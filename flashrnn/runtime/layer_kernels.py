@@ -77,7 +77,7 @@ class _Backward(Backward):
         super().__init__(cell, r, _dims(x, w), weights)
         # ordered in memory as x, or autograd copies it
         self.x = pool.maker(x.shape, torch.empty_like(x).stride(), x.dtype)
-        self.w = pool.maker(w.shape, w.stride(), w.dtype)
+        self.w = pool.maker(w.shape, None, w.dtype)
 
 
 _forward_forms: Kept[tuple[object, ...], Forward] = Kept()

@@ -11,9 +11,9 @@ from flashrnn.dtypes import arithmetic, scanned_dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import LINEAR
 from flashrnn.runtime import higher
-from flashrnn.runtime.launch import address
+from flashrnn.runtime.launch import address, sequence_maker
 from flashrnn.runtime.registry import define, plain, unquestioned, watched
-from flashrnn.runtime.scan_launch import ScanPlan, empty_rows, plan_for, rows_like, rows_of
+from flashrnn.runtime.scan_launch import ScanPlan, plan_for, rows_like, rows_of
 from flashrnn.scan_reference import linear_reference
 
 Tensor = torch.Tensor
@@ -31,8 +31,8 @@ def _empty(like: Tensor, B: int, T: int) -> Tensor:
     """[B, T, C] as like [B, T, C] (which may be an expanded tensor)."""
     C = like.shape[2]
     if like.is_complex():
-        return torch.view_as_complex(empty_rows(torch.view_as_real(like), (C, 2)))
-    return empty_rows(like, (C,))
+        return torch.view_as_complex(sequence_maker(torch.view_as_real(like), (C, 2))())
+    return sequence_maker(like, (C,))()
 
 
 def initial_of(h0: OptionalTensor, b: Tensor) -> OptionalTensor:

@@ -12,7 +12,7 @@ import math
 import mmap
 import weakref
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 
@@ -31,12 +31,16 @@ Maker = Callable[[], torch.Tensor]
 _allocate: Callable[..., torch.Tensor] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
 
 
-def maker(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Maker:
-    """What gives an uninitialised tensor of the CPU at each call, at most 8 dimensions."""
-    return partial(_allocate, tuple(shape), tuple(strides), dtype)
+def maker(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: torch.dtype) -> Maker:
+    """What gives an uninitialised tensor of the CPU at each call, at most 8 dimensions.
+
+    strides: None for a contiguous one.
+    """
+    shape = tuple(shape)
+    return partial(_allocate, shape, _contiguous(shape) if strides is None else strides, dtype)
 
 
-def pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Maker:
+def pooled(shape: tuple[int, ...], strides: tuple[int, ...] | None, dtype: torch.dtype) -> Maker:
     """`maker`, but the memory of large tensors is the pool's: it returns when the storage dies.
 
     strides: those of a permuted contiguous tensor.
@@ -44,21 +48,12 @@ def pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
     count = math.prod(shape)
     if count * dtype.itemsize < SMALLEST_BYTES:
         return maker(shape, strides, dtype)
-    return partial(_strided, shape, strides, dtype, count)
+    return partial(
+        _strided, shape, _contiguous(shape) if strides is None else strides, dtype, count
+    )
 
 
-def empty(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """An uninitialised contiguous tensor of like's dtype, on the CPU as that is, as by `pooled`."""
-    return _contiguous(tuple(shape), like.dtype)()
-
-
-@lru_cache(maxsize=1024)
-def _contiguous(shape: tuple[int, ...], dtype: torch.dtype) -> Maker:
-    return pooled(shape, contiguous_strides(shape), dtype)
-
-
-def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of a contiguous tensor."""
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     strides, count = [], 1
     for size in reversed(shape):
         strides.append(count)

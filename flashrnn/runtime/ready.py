@@ -73,7 +73,7 @@ class Forward:
         self.kernel = launch.kernel_for(cell, FORWARD, dtype, B, T, N, D, soon)
         self.states = pool.pooled(*states_layout(kept, dims), dtype)
         self.last = pool.maker(*last_layout(cell, dims), dtype)
-        self.saved = pool.pooled(self.kernel.saved_shape, (1,), dtype)
+        self.saved = pool.pooled(self.kernel.saved_shape, None, dtype)
         self.ready: Ready | None = None  # the call, once made
 
 
@@ -87,10 +87,10 @@ class Backward:
         N, D, dtype = dims.N, dims.D, r.dtype
         self.kernel = launch.kernel_for(cell, BACKWARD, dtype, dims.B, dims.T, N, D)
         self.weight_count = weights
-        self.r = pool.maker(r.shape, r.stride(), dtype)
-        self.bias = pool.maker(*_units(len(cell.gates), N, D), dtype)
-        self.weights = pool.maker(*_units(weights, N, D), dtype)
-        self.no_parameters = pool.maker(*_units(0, N, D), dtype)
+        self.r = pool.maker(r.shape, None, dtype)
+        self.bias = pool.maker((len(cell.gates), N, D), None, dtype)
+        self.weights = pool.maker((weights, N, D), None, dtype)
+        self.no_parameters = pool.maker((0, N, D), None, dtype)
         self.initial = pool.maker(*last_layout(cell, dims), dtype)
         self.ready: Ready | None = None
         self._recurrent, self._parameters = len(cell.recurrent), len(cell.parameters)
@@ -121,10 +121,6 @@ def last_layout(cell: Cell, dims: Dims) -> Layout:
     B, N, D = dims.B, dims.N, dims.D
     row = N * D
     return (len(cell.states), B, 1, N, D), (B * row, row, row, D, 1)
-
-
-def _units(K: int, N: int, D: int) -> Layout:
-    return (K, N, D), (N * D, D, 1)
 
 
 def circumstances() -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from flashrnn.dtypes import Dtype, dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import DENSE, Cell, cell_of
 from flashrnn.options import options_of
-from flashrnn.runtime import kernels, launch, pool, surround
+from flashrnn.runtime import kernels, launch, surround
 from flashrnn.runtime.arguments import (
     check_lengths,
     contiguous,
@@ -80,13 +80,9 @@ class _Backward(Backward):
     """What follows from the form of a backward call."""
 
     def __init__(self, cell: Cell, wx: Tensor, r: Tensor, weights: int) -> None:
-        B, T, _, N, D = wx.shape
         super().__init__(cell, r, _dims(wx), weights)
         # ordered in memory as wx, or autograd copies it
-        shape = (B, T, len(cell.gates), N, D)
-        row = shape[2] * N * D
-        order = (row, B * row) if launch.time_major(wx) else (T * row, row)
-        self.gates = pool.pooled(shape, (*order, N * D, D, 1), wx.dtype)
+        self.gates = launch.sequence_maker(wx, (len(cell.gates), *wx.shape[3:]))
 
 
 _forward_forms: Kept[tuple[object, ...], Forward] = Kept()

@@ -15,9 +15,9 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import pool
 from flashrnn.runtime.kept import Kept
-from flashrnn.runtime.launch import address
+from flashrnn.runtime.launch import address, sequence_maker
 from flashrnn.runtime.ready import Ready, circumstances
-from flashrnn.runtime.scan_launch import ScanPlan, plan_for, rows_like, rows_maker, rows_of
+from flashrnn.runtime.scan_launch import ScanPlan, plan_for, rows_like, rows_of
 from flashrnn.tiling.scan import BLOCK_ROWS
 
 Tensor = torch.Tensor
@@ -161,11 +161,11 @@ class _Forward:
     def __init__(self, v: Tensor, offsets: OptionalTensor) -> None:
         sequences, T, _ = sizes(v, offsets)
         N, D = v.shape[2:]
-        self.o = rows_maker(v, (N, D))
+        self.o = sequence_maker(v, (N, D))
         self.m, self.w = _state_makers(v, sequences)
         count = slots(sequences, T, offsets is not None)
         real = arithmetic(scanned_dtype_of(v.dtype)).torch
-        self.saved = pool.maker((count, 2, N), pool.contiguous_strides((count, 2, N)), real)
+        self.saved = pool.maker((count, 2, N), None, real)
         self.ready: Ready | None = None
 
 
@@ -174,7 +174,7 @@ class _Backward:
 
     def __init__(self, scores: Tensor, v: Tensor, sequences: int) -> None:
         N, D = v.shape[2:]
-        self.scores, self.v = rows_maker(scores, (N,)), rows_maker(v, (N, D))
+        self.scores, self.v = sequence_maker(scores, (N,)), sequence_maker(v, (N, D))
         self.m, self.w = _state_makers(v, sequences)
         self.ready: Ready | None = None
 
@@ -186,10 +186,7 @@ _backward_forms: Kept[tuple[object, ...], _Backward] = Kept()
 def _state_makers(v: Tensor, sequences: int) -> tuple[pool.Maker, pool.Maker]:
     """Of m or u, and of w."""
     real, (N, D) = arithmetic(scanned_dtype_of(v.dtype)).torch, v.shape[2:]
-    m, w = (
-        pool.maker(s, pool.contiguous_strides(s), real) for s in ((sequences, N), (sequences, N, D))
-    )
-    return m, w
+    return pool.maker((sequences, N), None, real), pool.maker((sequences, N, D), None, real)
 
 
 def empty_state(v: Tensor, sequences: int) -> State:

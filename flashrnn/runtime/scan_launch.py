@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ import torch
 from autotune import cache
 from autotune.device import Cpu, Device
 from flashrnn.dtypes import Dtype
-from flashrnn.emit.cpp import BACKWARD
-from flashrnn.emit.scan import ATTENTION, emit_scan
-from flashrnn.runtime import pool
+from flashrnn.emit.cpp import BACKWARD, FORWARD
+from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime.build import build, build_soon, open_library, primitives_digest
 from flashrnn.runtime.kept import Kept
-from flashrnn.runtime.launch import Block, empty_sequence, time_major
+from flashrnn.runtime.launch import Block, empty_sequence
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.ready import Ready
 from flashrnn.runtime.scratch import scratch
@@ -28,6 +26,14 @@ from flashrnn.tiling import scan
 from flashrnn.tiling.scan import ScanProblem, ScanTiling
 
 Tensor = torch.Tensor
+
+# The arguments of csrc/cpu/scan_*.hpp, 8 bytes each: how many stand before the workspace.
+_FIELDS = {
+    (ATTENTION, FORWARD): 16,
+    (ATTENTION, BACKWARD): 31,
+    (LINEAR, FORWARD): 10,
+    (LINEAR, BACKWARD): 17,
+}
 
 # Numbers in and out below which one thread is done before another wakes up.
 PARALLEL_NUMBERS = 1 << 17
@@ -57,6 +63,7 @@ class ScanPlan:
         T: of the longest sequence; sizes: N and D, or C. offsets: where packed sequences begin,
         int64, or None.
         """
+        assert len(fields) == _FIELDS[self.problem.kind, self.problem.direction]
         t, threads = self.tiling, self.problem.threads
         numbers = sequences * T * self.problem.row
         region = threading()[0] if threads > 1 and numbers >= PARALLEL_NUMBERS else 0
@@ -207,21 +214,6 @@ def rows_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         x = x.contiguous()
     size = 2 if x.is_complex() else 1
     return x, (x.data_ptr(), x.stride(0) * size, x.stride(1) * size)
-
-
-def rows_maker(like: Tensor, tail: tuple[int, ...]) -> pool.Maker:
-    """What gives an uninitialised [B, T, *tail] whose B and T are ordered in memory as `like`'s.
-
-    Large ones come from the pool: fresh pages would cost more than the scan.
-    """
-    (B, T), row = like.shape[:2], math.prod(tail)
-    order = (row, B * row) if time_major(like) else (T * row, row)
-    return pool.pooled((B, T, *tail), (*order, *pool.contiguous_strides(tail)), like.dtype)
-
-
-def empty_rows(like: Tensor, tail: tuple[int, ...]) -> Tensor:
-    """Such a tensor."""
-    return empty_sequence(like, (), tail, pool.empty)
 
 
 def rows_like(like: Tensor) -> Tensor:

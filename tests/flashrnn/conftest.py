@@ -68,7 +68,6 @@ def forget_kernels() -> None:
     for module in (layer_kernels, recurrence_kernels, scan_attention_kernels):
         module._forward_forms.clear()
         module._backward_forms.clear()
-    pool._contiguous.cache_clear()
 
 
 @pytest.fixture

@@ -5,16 +5,13 @@ import torch
 from scan_problems import assert_close, tiling
 
 from flashrnn.errors import DtypeError, ShapeError
-from flashrnn.runtime import pool
 from flashrnn.scan import DiagonalStateSpace, MinGRU, QuasiLSTM, linear_scan
 from flashrnn.scan_reference import linear_reference as reference
 
 COMPLEX, DOUBLE = torch.complex128, torch.float64
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left_unwritten(monkeypatch) -> None:
-    monkeypatch.setattr(pool, "empty", lambda like, shape: like.new_full(shape, torch.nan))
+pytestmark = pytest.mark.usefixtures("poisoned")
 
 
 def problem(shape, dtype=DOUBLE, a_shape=None, h0=True, seed=0):

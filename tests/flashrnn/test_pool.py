@@ -9,6 +9,10 @@ from flashrnn.runtime import pool
 LIKE = torch.empty(0)
 
 
+def empty(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    return pool.pooled(shape, None, like.dtype)()
+
+
 @pytest.fixture(autouse=True)
 def _emptied():
     pool.clear()
@@ -17,14 +21,14 @@ def _emptied():
 
 
 def test_memory_returns_when_the_last_view_dies() -> None:
-    x = pool.empty(LIKE, (512, 1024))
+    x = empty(LIKE, (512, 1024))
     address, view = x.data_ptr(), x[3:]
     del x
-    other = pool.empty(LIKE, (512, 1024))
+    other = empty(LIKE, (512, 1024))
     assert other.data_ptr() != address
     del view
-    assert pool.empty(LIKE, (500, 1024)).data_ptr() == address
-    assert pool.empty(LIKE, (10, 1024)).data_ptr() != address, "small ones are torch's"
+    assert empty(LIKE, (500, 1024)).data_ptr() == address
+    assert empty(LIKE, (10, 1024)).data_ptr() != address, "small ones are torch's"
 
 
 @pytest.mark.parametrize("sizes", [(4, 5), (512, 1024)])
@@ -35,21 +39,21 @@ def test_strides_are_those_that_were_asked_for(sizes: tuple[int, int]) -> None:
     assert x.dtype == torch.float64
     assert x.shape == (columns, rows)
     assert x.t().is_contiguous()
-    assert pool.empty(like, sizes).is_contiguous()
+    assert empty(like, sizes).is_contiguous()
 
 
 def test_a_much_larger_block_is_left_alone() -> None:
-    address = pool.empty(LIKE, (4096, 1024)).data_ptr()
-    assert pool.empty(LIKE, (512, 1024)).data_ptr() != address
+    address = empty(LIKE, (4096, 1024)).data_ptr()
+    assert empty(LIKE, (512, 1024)).data_ptr() != address
 
 
 def test_idle_memory_is_bounded() -> None:
-    held = [pool.empty(LIKE, (512, 1024)) for _ in range(2 * pool.MOST_BLOCKS)]
+    held = [empty(LIKE, (512, 1024)) for _ in range(2 * pool.MOST_BLOCKS)]
     held.clear()
     assert len(pool._idle) == pool.MOST_BLOCKS
     monkey = pytest.MonkeyPatch()
     monkey.setattr(pool, "MOST_BYTES", 3 << 21)
-    pool.empty(LIKE, (512, 1024))
+    empty(LIKE, (512, 1024))
     monkey.undo()
     assert sum(map(len, pool._idle)) <= 3 << 21
 
