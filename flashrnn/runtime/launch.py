@@ -255,10 +255,17 @@ def sequence_maker(like: Tensor, tail: tuple[int, ...]) -> pool.Maker:
 
     Fresh pages would cost more than a kernel.
     """
-    (B, T), row = like.shape[:2], prod(tail)
-    order = (row, B * row) if time_major(like) else (T * row, row)
+    return _sequence_maker(like.shape[0], like.shape[1], tail, time_major(like), like.dtype)
+
+
+@lru_cache(maxsize=1024)
+def _sequence_maker(
+    B: int, T: int, tail: tuple[int, ...], time_outermost: bool, dtype: torch.dtype
+) -> pool.Maker:
+    row = prod(tail)
+    order = (row, B * row) if time_outermost else (T * row, row)
     within = (prod(tail[k + 1 :]) for k in range(len(tail)))
-    return pool.pooled((B, T, *tail), (*order, *within), like.dtype)
+    return pool.pooled((B, T, *tail), (*order, *within), dtype)
 
 
 def saved_shape(cell: Cell, dims: Dims, dtype: Dtype) -> tuple[int, ...]:

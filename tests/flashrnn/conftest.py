@@ -63,6 +63,7 @@ def forget_kernels() -> None:
     """Of this process's memory, all that calls of CPU kernels follow from."""
     api._checked.clear()
     launch._kernels.clear()
+    launch._sequence_maker.cache_clear()
     kernels._plans.clear()
     scan_launch._plans.clear()
     for module in (layer_kernels, recurrence_kernels, scan_attention_kernels):
