@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.autograd import forward_ad
 
 from flashrnn import autocast
+from flashrnn.checked import checked, form_of, special
 from flashrnn.dtypes import BY_NAME, STORED_IN_16_BITS
 from flashrnn.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
@@ -20,11 +20,10 @@ from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.cuda_recurrence import recurrence as cuda_recurrence
 from flashrnn.runtime.gpu_choice import gpu_choice
-from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.layer import layer as run_layer
 from flashrnn.runtime.layer import layer_unwatched
 from flashrnn.runtime.recurrence import recurrence, recurrence_unwatched
-from flashrnn.runtime.registry import Rest, rest_of, unsupported_transform, watched
+from flashrnn.runtime.registry import rest_of, unsupported_transform
 from flashrnn.runtime.triton_check import check_triton
 from flashrnn.runtime.triton_recurrence import recurrence as triton_recurrence
 
@@ -89,13 +88,13 @@ def flashrnn(
     """
     cell = cell_of(function)
     form = None
-    if lengths is None and zoneout is None and not _special():
+    if lengths is None and zoneout is None and not special():
         flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
         tensors = (Wx, R, b, parameters, states)
-        form = _form(flags, tensors)
-        checked = _checked.get(form)
-        if checked is not None:
-            return recurrence_unwatched(tensors, checked)
+        form = form_of(flags, tensors)
+        rest = checked.get(form)
+        if rest is not None:
+            return recurrence_unwatched(tensors, rest)
     Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)
     _check(cell, Wx, R, b, states, parameters)
     options = _options(gradient_clip, gradient_cut, reverse)
@@ -121,7 +120,7 @@ def flashrnn(
         return cuda_recurrence(cell, Wx, R, b, parameters, states, lengths, options)
     _check_cpu(Wx, "Wx")
     if form is not None and Wx.dtype not in STORED_IN_16_BITS:
-        _checked.keep(form, rest_of(cell, None, options))
+        checked.keep(form, rest_of(cell, None, options))
 
     def run(
         Wx: Tensor, R: Tensor, b: Tensor | None, states: Tensor | None, parameters: Tensor | None
@@ -158,13 +157,13 @@ def layer(
     """
     cell = cell_of(function)
     form = None
-    if lengths is None and zoneout is None and not _special():
+    if lengths is None and zoneout is None and not special():
         flags = (cell, backend, gradient_clip, gradient_cut, output_clip, reverse)
         tensors = (x, W, R, b, parameters, states)
-        form = _form(flags, tensors)
-        checked = _checked.get(form)
-        if checked is not None:
-            return layer_unwatched(tensors, checked)
+        form = form_of(flags, tensors)
+        rest = checked.get(form)
+        if rest is not None:
+            return layer_unwatched(tensors, rest)
     x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
     if not isinstance(x, Tensor) or x.dim() != 3:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -199,7 +198,7 @@ def layer(
     cell = _variant(cell, output_clip, False, gradient_cut)
     lengths = _lengths(lengths, x)
     if form is not None and x.dtype not in STORED_IN_16_BITS:
-        _checked.keep(form, rest_of(cell, None, options))
+        checked.keep(form, rest_of(cell, None, options))
 
     def run(
         x: Tensor,
@@ -212,26 +211,6 @@ def layer(
         return run_layer(cell, x, W, R, b, parameters, states, lengths, options)
 
     return _in_kernel_dtype(run, x, W, R, b, states, parameters)
-
-
-# Arguments of recurrences (5 tensors) and layers (6) that were found in order: checking the next
-# ones like them would cost as much as a small kernel. What follows from them, too.
-_checked: Kept[tuple[object, ...] | None, Rest] = Kept()
-
-
-def _form(
-    flags: tuple[object, ...], tensors: tuple[Tensor | None, ...]
-) -> tuple[object, ...] | None:
-    """All that checks look at of tensors on a CPU; None for other objects."""
-    try:
-        return (*flags, *[None if x is None else (x.shape, x.dtype, x.is_cpu) for x in tensors])
-    except AttributeError:  # a list, an array: the checks say so
-        return None
-
-
-def _special() -> bool:
-    """Whether a call's surroundings have a say in it."""
-    return watched() or forward_ad._current_level >= 0 or torch.is_autocast_enabled("cpu")
 
 
 def _in_kernel_dtype(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from flashrnn.cells import slstm
 from flashrnn.errors import OptionError
 from flashrnn.ir.cell import DENSE, Cell, cell_of
-from flashrnn.nn.base import Recurrent, Weights
+from flashrnn.nn.base import InCellOrder, Recurrent
+
+Tensor = torch.Tensor
+OptionalTensor = Tensor | None
 
 
 class RNNLayer(Recurrent):
@@ -64,14 +68,23 @@ class RNNLayer(Recurrent):
             shapes["unit"] = (len(cell.parameters), H)
         return shapes
 
-    def weights(self, index: int) -> Weights:
-        """One direction of one layer as `flashrnn.layer` takes it."""
-        N, D = self.num_heads, self.head_dim
-        w, r, *rest = self._named(index)
-        b = rest.pop(0).reshape(-1, N, D) if self.bias else None
-        unit = rest[0].reshape(-1, N, D) if rest else None
-        W = w.reshape(len(self.cell.input), N, D, w.shape[1])
-        return Weights(W, self._recurrent(r), b, unit, None)
+    def _in_cell_order(self, parameters: Sequence[Tensor]) -> InCellOrder:
+        """One direction's parameters: they are in the cell's order."""
+        w, r, *rest = parameters
+        b = rest.pop(0) if self.bias else None
+        return w, r, b, rest[0] if rest else None
+
+    def _wanted_in_cell_order(self, needs: Sequence[bool]) -> tuple[bool, bool, bool, bool]:
+        """Which of them have a gradient, from which parameters need one."""
+        w, r, *rest = needs
+        b = self.bias and rest.pop(0)
+        return w, r, b, bool(rest) and rest[0]
+
+    def _gradients_of(
+        self, w: OptionalTensor, r: OptionalTensor, b: OptionalTensor, unit: OptionalTensor
+    ) -> tuple[OptionalTensor, ...]:
+        """The parameters' gradients."""
+        return (w, r, *((b,) if self.bias else ()), *((unit,) if self.cell.parameters else ()))
 
     def extra_repr(self) -> str:
         """Sizes, and every argument that is not its default; the cell, unless the class says it."""

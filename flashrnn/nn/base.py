@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from flashrnn.nn import inputs, stack
 from flashrnn.nn.zoneout import rates
 
 Tensor = torch.Tensor
+OptionalTensor = Tensor | None
 State = Tensor | tuple[Tensor, ...]
 
 
@@ -31,11 +32,15 @@ class Weights(NamedTuple):
     projection: Tensor | None  # [N, P, D]: the output is the projected h
 
 
+InCellOrder = tuple[Tensor, Tensor, OptionalTensor, OptionalTensor]
+
+
 class Recurrent(torch.nn.Module):
     """Layers of one cell, called as torch.nn.LSTM, GRU and RNN are.
 
-    A subclass says which parameters there are (`_shapes`) and how they become `Weights`.
-    Attributes are those of torch.nn; `cell` is the cell, `zoneout` the rates of all its states.
+    A subclass says which parameters there are (`_shapes`), and how they and their gradients are
+    brought from its order into the cell's and back. Attributes are those of torch.nn; `cell` is the
+    cell, `zoneout` the rates of all its states.
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class Recurrent(torch.nn.Module):
     @property
     def first_weight(self) -> Tensor:
         """The first parameter: all have its dtype and device."""
-        return next(self._named(0))
+        return getattr(self, self._all_weights[0][0])  # type: ignore[no-any-return]
 
     def flatten_parameters(self) -> None:
         """Accepted and without effect: the kernels take parameters from where they are."""
@@ -170,6 +175,45 @@ class Recurrent(torch.nn.Module):
 
     def weights(self, index: int) -> Weights:
         """Direction `index % num_directions` of layer `index // num_directions`."""
+        return self._weights_of(self._parameters_of(index))
+
+    def _parameters_of(self, index: int) -> list[Tensor]:
+        """Of one direction of one layer, in the order of `_shapes`.
+
+        The mask of the recurrent weights is drawn, one per sequence.
+        """
+        parameters = [getattr(self, name) for name in self._all_weights[index]]
+        if self.recurrent_dropout > 0 and self.training:
+            parameters[1] = torch.nn.functional.dropout(parameters[1], self.recurrent_dropout)
+        return parameters
+
+    def _weights_of(self, parameters: Sequence[Tensor]) -> Weights:
+        """One direction's parameters as `flashrnn.layer` takes them."""
+        N, D = self.num_heads, self.head_dim
+        w, r, *rest = parameters
+        V = rest.pop().reshape(N, -1, D) if self.proj_size else None
+        w, r, b, unit = self._in_cell_order((w, r, *rest))
+        R = r.reshape((-1, N, D, r.shape[1]) if self.cell.recurrence == DENSE else (-1, N, D))
+        b = None if b is None else b.reshape(-1, N, D)
+        unit = None if unit is None else unit.reshape(-1, N, D)
+        return Weights(w.reshape(-1, N, D, w.shape[1]), R, b, unit, V)
+
+    def _in_cell_order(self, parameters: Sequence[Tensor]) -> InCellOrder:
+        """One direction's parameters, but for a projection, with gates as the cell has them.
+
+        [G_w * hidden_size, I], [G_r * hidden_size, P] ([G_r * hidden_size] for an element-wise
+        recurrence), [G * hidden_size], per-unit parameters [K, hidden_size].
+        """
+        raise NotImplementedError
+
+    def _wanted_in_cell_order(self, needs: Sequence[bool]) -> tuple[bool, bool, bool, bool]:
+        """Which of them have a gradient, from which parameters need one."""
+        raise NotImplementedError
+
+    def _gradients_of(
+        self, w: OptionalTensor, r: OptionalTensor, b: OptionalTensor, unit: OptionalTensor
+    ) -> tuple[OptionalTensor, ...]:
+        """The parameters' gradients from those of `_in_cell_order`, no two in one memory."""
         raise NotImplementedError
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
@@ -178,17 +222,6 @@ class Recurrent(torch.nn.Module):
 
     def _layer_input(self, layer: int) -> int:
         return self.input_size if layer == 0 else self.output_size * self.num_directions
-
-    def _named(self, index: int) -> Iterator[Tensor]:
-        """The parameters of `weights(index)`, in the order of `_shapes`."""
-        return (getattr(self, name) for name in self._all_weights[index])
-
-    def _recurrent(self, weight: Tensor) -> Tensor:
-        """R from the rows that torch.nn keeps; its mask is drawn once per sequence."""
-        if self.recurrent_dropout > 0 and self.training:
-            weight = torch.nn.functional.dropout(weight, self.recurrent_dropout)
-        G, N, D = len(self.cell.recurrent), self.num_heads, self.head_dim
-        return weight.reshape((G, N, D, -1) if self.cell.recurrence == DENSE else (G, N, D))
 
     def _state(self, states: Sequence[Tensor]) -> State:
         return states[0] if len(states) == 1 else tuple(states)

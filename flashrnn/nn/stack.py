@@ -10,11 +10,11 @@ from torch.nn.functional import dropout, linear
 
 from flashrnn.api import flashrnn, layer
 from flashrnn.dims import Dims
-from flashrnn.nn import directions
+from flashrnn.nn import direct, directions
 from flashrnn.nn.zoneout import masks
 
 if TYPE_CHECKING:
-    from flashrnn.nn.base import Recurrent
+    from flashrnn.nn.base import Recurrent, Weights
 
 Tensor = torch.Tensor
 
@@ -35,14 +35,16 @@ def run(
             index = depth * module.num_directions + direction
             before = () if initial is None else tuple(s[index] for s in initial)
             keep = masks(module.zoneout, module.training, T, B, N, D, x)
-            call = partial(_direction, module, lengths, direction == 1, keep)
-            jobs.append((call, (x, *module.weights(index), *before)))
+            call = partial(_direction, module, lengths, direction == 1, keep, len(before))
+            jobs.append((call, (x, *module._parameters_of(index), *before)))
         results = directions.run(jobs, Dims(B, T, N, D))
         finals += [states for _, *states in results]
         x = results[0][0] if len(results) == 1 else torch.cat([h for h, *_ in results], 2)
         if module.dropout > 0 and module.training and depth < module.num_layers - 1:
             x = dropout(x, module.dropout)
-    return x, [torch.stack(states) for states in zip(*finals, strict=True)]
+    if len(finals) == 1:
+        return x, finals[0]
+    return x, [torch.cat(states) for states in zip(*finals, strict=True)]
 
 
 def _direction(
@@ -50,15 +52,20 @@ def _direction(
     lengths: Tensor | None,
     reverse: bool,
     keep: Tensor | None,
+    states: int,
     x: Tensor,
-    W: Tensor,
-    R: Tensor,
-    b: Tensor | None,
-    parameters: Tensor | None,
-    V: Tensor | None,
-    *before: Tensor,
+    *tensors: Tensor,
 ) -> tuple[Tensor, ...]:
-    """One direction of one layer: its output [T, B, size], and its final states [B, size]."""
+    """One direction of one layer: its output [T, B, size], and its final states [1, B, size].
+
+    tensors: the direction's parameters, then its initial states (`states` of them), if any.
+    """
+    count = len(tensors) - states
+    parameters, before = tensors[:count], tensors[count:]
+    if lengths is None and keep is None:
+        results = direct.run(module, reverse, x, before, parameters)
+        if results is not None:
+            return results
     B, N, D = x.shape[1], module.num_heads, module.head_dim
     options: dict[str, Any] = {
         "backend": module.backend,
@@ -66,22 +73,22 @@ def _direction(
         "lengths": lengths,
         "reverse": reverse,
     }
-    if V is not None:
-        return _projected(module, x, W, R, b, V, before, options)
-    states = torch.stack(before).view(len(before), B, 1, N, D) if before else None
-    h, last = layer(
-        x.transpose(0, 1), W, R, b, states, module.cell, parameters, zoneout=keep, **options
+    weights = module._weights_of(parameters)
+    if weights.projection is not None:
+        h, *last = _projected(module, x, weights, before, options)
+        return h, *(s.unsqueeze(0) for s in last)
+    W, R, b, unit, _ = weights
+    initial = torch.stack(before).view(states, B, 1, N, D) if before else None
+    h, every = layer(
+        x.transpose(0, 1), W, R, b, initial, module.cell, unit, zoneout=keep, **options
     )
-    return h.transpose(0, 1).flatten(2), *(s.reshape(B, N * D) for s in last)
+    return h.transpose(0, 1).flatten(2), *(s.reshape(1, B, N * D) for s in every)
 
 
 def _projected(
     module: Recurrent,
     x: Tensor,
-    W: Tensor,
-    R: Tensor,
-    b: Tensor | None,
-    V: Tensor,
+    weights: Weights,
     before: tuple[Tensor, ...],
     options: dict[str, Any],
 ) -> tuple[Tensor, ...]:
@@ -90,6 +97,8 @@ def _projected(
     R V h = (R V) h, so the kernel runs with R V and h is projected afterwards. An initial state
     is a projected one: R times it enters through the first step's Wx, and h itself begins at zero.
     """
+    W, R, b, _, V = weights
+    assert V is not None
     N, D, lengths = module.num_heads, module.head_dim, options["lengths"]
     T, B, _ = x.shape
     folded = torch.matmul(R, V)

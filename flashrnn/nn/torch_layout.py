@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from flashrnn.cells import elman, elman_relu, gru, lstm
 from flashrnn.errors import OptionError
 from flashrnn.ir.cell import Cell
-from flashrnn.nn.base import Recurrent, Weights
+from flashrnn.nn.base import InCellOrder, Recurrent
 
 Tensor = torch.Tensor
+OptionalTensor = Tensor | None
 
 
 class TorchLayout(Recurrent):
@@ -32,16 +35,28 @@ class TorchLayout(Recurrent):
             shapes["weight_hr"] = (self.proj_size, self.head_dim)
         return shapes
 
-    def weights(self, index: int) -> Weights:
-        """One direction of one layer as `flashrnn.layer` takes it."""
-        N, D = self.num_heads, self.head_dim
-        w, r, *rest = self._named(index)
-        b = None
-        if self.bias:
-            b_in, b_rec, *rest = rest
-            b = self._joined_bias(b_in, b_rec).reshape(-1, N, D)
-        projection = rest[0].reshape(N, -1, D) if rest else None
-        return Weights(w.reshape(-1, N, D, w.shape[1]), self._recurrent(r), b, None, projection)
+    def _in_cell_order(self, parameters: Sequence[Tensor]) -> InCellOrder:
+        """One direction's parameters, but for a projection, with gates as the cell has them."""
+        w, r, *biases = parameters
+        return w, self._rotated(r, 1), self._joined_bias(*biases) if biases else None, None
+
+    def _wanted_in_cell_order(self, needs: Sequence[bool]) -> tuple[bool, bool, bool, bool]:
+        """Which of them have a gradient, from which parameters need one."""
+        w, r, *biases = needs
+        return w, r, any(biases), False
+
+    def _gradients_of(
+        self, w: OptionalTensor, r: OptionalTensor, b: OptionalTensor, unit: OptionalTensor
+    ) -> tuple[OptionalTensor, ...]:
+        """The parameters' gradients from those of `_in_cell_order`."""
+        d_r = None if r is None else self._rotated(r, -1)
+        if not self.bias:
+            return w, d_r
+        return (w, d_r, *((None, None) if b is None else self._parted_bias(b)))
+
+    def _rotated(self, r: Tensor, gates: int) -> Tensor:
+        """r [G_r * hidden_size, P] from torch.nn's order of gates into the cell's; back by -1."""
+        return r
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
         """The cell's bias [G * hidden_size] from torch.nn's two.
@@ -50,7 +65,11 @@ class TorchLayout(Recurrent):
         (views of it, or what torch.compile makes of them), and whoever changes one in place, a
         clip, a scaler or another backward(), would change both.
         """
-        return b_in - (-b_rec)
+        return torch.sub(b_in, b_rec, alpha=-1)
+
+    def _parted_bias(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of torch.nn's two biases from that of the cell's."""
+        return d, d.clone()
 
 
 class LSTM(TorchLayout):
@@ -131,13 +150,18 @@ class GRU(TorchLayout):
             recurrent_dropout=recurrent_dropout, gradient_clip=gradient_clip, backend=backend,
         )  # fmt: skip
 
-    def _recurrent(self, weight: Tensor) -> Tensor:
+    def _rotated(self, r: Tensor, gates: int) -> Tensor:
         # torch.nn has (r, z, n), the cell (n, r, z)
-        return super()._recurrent(weight).roll(1, 0)
+        return r.roll(gates * self.hidden_size, 0)
 
     def _joined_bias(self, b_in: Tensor, b_rec: Tensor) -> Tensor:
         two = 2 * self.hidden_size
         return torch.cat((b_rec[two:], b_in[:two] + b_rec[:two], b_in[two:]))  # n_rec r z n_in
+
+    def _parted_bias(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        H = self.hidden_size
+        n_rec, gates, n_in = d[:H], d[H : 3 * H], d[3 * H :]
+        return torch.cat((gates, n_in)), torch.cat((gates, n_rec))
 
 
 class RNN(TorchLayout):

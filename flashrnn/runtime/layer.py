@@ -5,6 +5,7 @@ What it does stands in layer_kernels.py; here, how it is registered, differentia
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,20 +97,26 @@ def _watched_backward(
         )  # fmt: skip
         return tuple(g if n else None for g, n in zip(grads, need, strict=True))
 
-    def slow(
-        x: Tensor,
-        w: Tensor,
-        r: Tensor,
-        bias: OptionalTensor,
-        parameters: OptionalTensor,
-        initial: OptionalTensor,
-    ) -> tuple[Tensor, Tensor]:
-        wx = torch.nn.functional.linear(x, w.flatten(0, 2)).unflatten(2, w.shape[:3])
-        every, last = reference(wx, r, bias, initial, cell, parameters, lengths, Options(*options))
-        return every[0], last
-
+    slow = partial(by_reference, ctx.rest)
     grads = higher.gradients(fused, slow, inputs, (d_h, d_last))
     return (*grads, None)
+
+
+def by_reference(
+    rest: Rest,
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    bias: OptionalTensor,
+    parameters: OptionalTensor,
+    initial: OptionalTensor,
+) -> tuple[Tensor, Tensor]:
+    """The layer in operations that autograd differentiates any number of times."""
+    cell, lengths, clip, cut, reverse = rest
+    wx = torch.nn.functional.linear(x, w.flatten(0, 2)).unflatten(2, w.shape[:3])
+    options = Options(clip, cut, reverse)
+    every, last = reference(wx, r, bias, initial, cell, parameters, lengths, options)
+    return every[0], last
 
 
 def _recorded(*inputs: Any) -> tuple[Tensor, Tensor]:

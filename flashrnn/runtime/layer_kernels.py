@@ -55,7 +55,7 @@ def forward(
     )  # fmt: skip
     form = _forward_forms.get(key)
     if form is None:
-        soon, kept = (_training_soon, len(cell.states)) if save else (_inference_soon, 1)
+        soon, kept = (training_soon, len(cell.states)) if save else (inference_soon, 1)
         form = _forward_forms.keep(key, Forward(cell, x.dtype, _dims(x, w), kept, soon))
     states, last, saved = form.states(), form.last(), form.saved() if save else None
     if form.ready is None:
@@ -88,11 +88,11 @@ def _dims(x: Tensor, w: Tensor) -> Dims:
     return Dims(x.shape[0], x.shape[1], w.shape[1], w.shape[2])
 
 
-def _inference_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
+def inference_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
     surround.compile_soon(dtype, FORWARD)
 
 
-def _training_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
+def training_soon(cell: Cell, dtype: Dtype, dims: Dims, threads: int) -> None:
     surround.compile_soon(dtype, FORWARD)
     surround.compile_soon(dtype, BACKWARD)
     kernels.compile_soon(cell, BACKWARD, dtype, dims, threads)

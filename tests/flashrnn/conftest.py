@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from flashrnn import api
+from flashrnn import checked
+from flashrnn.nn import direct
 from flashrnn.packs import pack
 from flashrnn.runtime import (
+    flat_layer,
     kernels,
     launch,
     layer_kernels,
@@ -61,12 +63,13 @@ def golden():
 
 def forget_kernels() -> None:
     """Of this process's memory, all that calls of CPU kernels follow from."""
-    api._checked.clear()
+    checked.checked.clear()
+    direct._fitting.clear()
     launch._kernels.clear()
     launch._sequence_maker.cache_clear()
     kernels._plans.clear()
     scan_launch._plans.clear()
-    for module in (layer_kernels, recurrence_kernels, scan_attention_kernels):
+    for module in (flat_layer, layer_kernels, recurrence_kernels, scan_attention_kernels):
         module._forward_forms.clear()
         module._backward_forms.clear()
 
