@@ -91,7 +91,8 @@ def _fits(module: Recurrent, x: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 def _apart(last: Tensor) -> Sequence[Tensor]:
     """The states of [S, 1, B, size], each in memory of its own: who keeps one keeps no other."""
-    return (last[0],) if len(last) == 1 else [s.clone() for s in last.unbind()]
+    states: Sequence[Tensor] = torch.unbind_copy(last)  # type: ignore[func-returns-value,assignment]
+    return states
 
 
 def _inputs(
@@ -158,4 +159,4 @@ def _by_reference(
     """The results in operations that autograd differentiates any number of times."""
     inputs = _inputs(module, x, initial, parameters)
     h, last = by_reference(kind.rest(), *inputs.layer(kind))
-    return h.transpose(0, 1).flatten(2), *last.flatten(2).transpose(1, 2).unbind()
+    return h.transpose(0, 1).flatten(2), *last.flatten(3).transpose(1, 2).unbind()
