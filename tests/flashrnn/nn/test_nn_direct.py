@@ -226,3 +226,39 @@ def test_no_rows(by_operators) -> None:
     module = nn.LSTM(3, 5)
     leaves = leaves_of(module, B=0)
     equal(gradients_of(module, leaves, "all"), by_operators(gradients_of, module, leaves, "all"))
+
+
+def laid_out(x, how):
+    """The same numbers in another order of memory."""
+    if how == "batch outermost":
+        return x.transpose(0, 1).contiguous().transpose(0, 1)
+    if how == "gaps":
+        return torch.nn.functional.pad(x, (1, 2))[..., 1:-2]
+    if how == "numbers outermost":
+        return x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    return x
+
+
+def test_forms_take_turns(by_operators) -> None:
+    """Each differs from others in one thing that a kernel is told with its addresses."""
+    module = nn.LSTM(3, 5)
+    x, h, c = (t.detach() for t in leaves_of(module))
+    d = torch.randn(4, 3, 5)
+    cotangents = (d, d[:, :1].expand(4, 3, 5), d[..., :1].expand(4, 3, 5))
+    orders = ("as it is", "batch outermost", "gaps", "numbers outermost")
+
+    def gradients(how, cotangent, wanted):
+        leaves = [laid_out(x, how), h, c, *module.parameters()]
+        leaves = [t.detach().requires_grad_(k in wanted) for k, t in enumerate(leaves)]
+        names = [name for name, _ in module.named_parameters()]
+        swapped = dict(zip(names, leaves[3:], strict=True))
+        call = (leaves[0], tuple(leaves[1:3]))
+        output, _ = torch.func.functional_call(module, swapped, call)
+        return torch.autograd.grad(output, [leaves[k] for k in wanted], cotangent)
+
+    for _ in range(2):
+        for how in orders:
+            for cotangent in cotangents:
+                for wanted in ((0,), (1, 2), (3,), (4, 6), tuple(range(7))):
+                    expected = by_operators(gradients, how, cotangent, wanted)
+                    equal(gradients(how, cotangent, wanted), expected)
