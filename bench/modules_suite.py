@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,23 @@ class Problem:
 
 def rows(modules: tuple[str, ...], seconds: float, threads: int) -> Iterator[Row]:
     """Every case, one at a time. Raises Disagreement."""
-    for name in modules:
-        problem = Problem(name, shapes.MODULES)
+    for stack, name in product((shapes.MODULES, shapes.SMALLEST_MODULE), modules):
+        problem = Problem(name, stack)
         compared = problem.verify()  # which also compiles the kernels
         for kind in (FORWARD, TRAINING):
             sides = {OURS: problem.ours, THEIRS: problem.theirs}
             calls = {label: partial(problem.call, m, kind) for label, m in sides.items()}
             timings = interleave(calls, seconds=seconds, sample_seconds=SAMPLE_SECONDS)
             yield {
-                "module": name, "kind": kind, "threads": threads, "stack": asdict(problem.stack),
-                "error": asdict(compared),
-                "goal": GOALS.get(name) if kind == TRAINING and threads == 1 else None,
+                "module": name, "kind": kind, "threads": threads, "stack": asdict(stack),
+                "error": asdict(compared), "goal": _goal(name, stack, kind, threads),
                 "samples": {label: list(t.samples) for label, t in timings.items()},
             }  # fmt: skip
+
+
+def _goal(name: str, stack: shapes.Stack, kind: str, threads: int) -> float | None:
+    large = stack == shapes.MODULES
+    return GOALS.get(name) if large and kind == TRAINING and threads == 1 else None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, out: Console, file: Path) -> None:
     """Run, keep the file whole after each case, and print the table."""
     machine, found = asdict(Machine.current()), []
-    total = 2 * len(options.modules)
+    total = 4 * len(options.modules)
     with confined(options.threads), progress(out) as watch:
         watch(f"{options.modules[0]}: verify", "time", 0, total)
         for row in rows(tuple(options.modules), options.seconds, options.threads):
@@ -117,23 +122,29 @@ def run(options: argparse.Namespace, out: Console, file: Path) -> None:
 
 def show(out: Console, file: Path) -> None:
     """Print a file that `run` wrote."""
-    found = files.read(file)["rows"]
-    where = shapes.Stack(**found[0]["stack"])
-    table = Table(title=f"{where}, threads: {found[0]['threads']}", title_justify="left")
+    rows_of_stack: dict[shapes.Stack, list[Row]] = {}
+    for row in files.read(file)["rows"]:
+        rows_of_stack.setdefault(shapes.Stack(**row["stack"]), []).append(row)
+    for stack, rows in rows_of_stack.items():
+        out.print(_table(stack, rows))
+
+
+def _table(stack: shapes.Stack, rows: list[Row]) -> Table:
+    table = Table(title=f"{stack}, threads: {rows[0]['threads']}", title_justify="left")
     table.add_column("module")
     table.add_column("call")
     for label in (OURS, THEIRS):
         table.add_column(f"{label}, ms", justify="right")
     table.add_column("ratio", justify="right")
     table.add_column("goal")
-    for row in found:
+    for row in rows:
         ours, theirs = (Timing(tuple(row["samples"][label])) for label in (OURS, THEIRS))
         ratio = theirs.median / ours.median
         goal = row["goal"]
         verdict = "" if goal is None else f"≥ {goal:g}: {'met' if ratio >= goal else 'not met'}"
-        times = (f"{1e3 * t.median:.2f} ± {1e3 * t.noise:.2f}" for t in (ours, theirs))
+        times = (f"{1e3 * t.median:.3f} ± {1e3 * t.noise:.3f}" for t in (ours, theirs))
         table.add_row(row["module"], row["kind"], *times, f"{ratio:.2f}", verdict)
-    out.print(table)
+    return table
 
 
 MODULES_SUITE = Suite(add_arguments, run, show)

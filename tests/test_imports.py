@@ -20,7 +20,7 @@ FLASHRNN = [
     ["tiling"],
     ["packs"],
     ["runtime"],
-    ["autocast"],
+    ["autocast", "checked"],
     ["scan"],
     ["attention"],
     ["gpu_tunable"],

@@ -14,6 +14,7 @@ from bench.shapes import MODULES, Stack
 
 RUN = ["run", "--suite", "modules", "--seconds", "0.01"]
 FILE = Path("results/bench-modules.json")
+KINDS = (modules_suite.FORWARD, modules_suite.TRAINING)
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(modules_suite, "SAMPLE_SECONDS", 1e-4)
     monkeypatch.setattr("bench.shapes.MODULES", Stack(2, 5, 3, 4, 2, True))
+    monkeypatch.setattr("bench.shapes.SMALLEST_MODULE", Stack(1, 1, 3, 4, 1, False))
 
 
 def test_the_stack_is_the_one_that_the_goals_are_about() -> None:
@@ -33,6 +35,7 @@ def test_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["show", str(FILE)]) == 0
     shown = capsys.readouterr().out
     assert shown in told and "B=2 T=5, 3→4, 2 layers, bidirectional, threads: 1" in shown
+    assert "B=1 T=1, 3→4, 1 layer, one direction, threads: 1" in shown
     data = json.loads(FILE.read_text())
     assert [(r["module"], r["kind"], r["goal"]) for r in data["rows"]] == [
         ("LSTM", modules_suite.FORWARD, None),
@@ -41,6 +44,7 @@ def test_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
         ("GRU", modules_suite.TRAINING, 2.0),
         ("RNN", modules_suite.FORWARD, None),
         ("RNN", modules_suite.TRAINING, None),
+        *((m, k, None) for m in modules_suite.MODULES for k in KINDS),  # the smallest call
     ]
     for row in data["rows"]:
         assert row["error"]["error"] <= row["error"]["bound"]
