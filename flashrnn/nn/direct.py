@@ -91,6 +91,8 @@ def _fits(module: Recurrent, x: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 def _apart(last: Tensor) -> Sequence[Tensor]:
     """The states of [S, 1, B, size], each in memory of its own: who keeps one keeps no other."""
+    if len(last) == 1:
+        return (last[0],)
     states: Sequence[Tensor] = torch.unbind_copy(last)  # type: ignore[func-returns-value,assignment]
     return states
 
