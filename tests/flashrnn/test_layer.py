@@ -50,7 +50,7 @@ def test_edges(B, T) -> None:
         torch.testing.assert_close(a, b)
 
 
-# From 1,024 rows on small gradients of weights are summed in four lanes (layer_backward.hpp):
+# From 1,024 rows on small gradients of weights are summed in four lanes (weight_gradients.hpp):
 # pieces of some rows, of fewer than lanes, the first of one alone.
 @pytest.mark.parametrize(("B", "T", "rows"), [(2, 515, 2048), (2, 515, 40), (1, 1030, 3)])
 @pytest.mark.parametrize("cell", [lstm, gru, indrnn], ids=lambda c: c.name)
