@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from flashrnn import autocast
-from flashrnn.checked import checked, form_of, special
+from flashrnn.checks import check, lengths_of, same, states_shape
 from flashrnn.dtypes import BY_NAME, STORED_IN_16_BITS
 from flashrnn.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
-from flashrnn.ir.cell import DENSE, Cell, cell_of
+from flashrnn.ir.cell import Cell, cell_of
 from flashrnn.ir.variants import variant
 from flashrnn.options import NONE, Options, check_carried
 from flashrnn.reference import reference
+from flashrnn.repeated import checked, form_of, special
 from flashrnn.runtime.arguments import check_lengths
 from flashrnn.runtime.cuda_check import check_cuda
 from flashrnn.runtime.cuda_recurrence import recurrence as cuda_recurrence
@@ -96,11 +97,11 @@ def flashrnn(
         if rest is not None:
             return recurrence_unwatched(tensors, rest)
     Wx, R, b, states, parameters = autocast.cast(Wx, R, b, states, parameters)
-    _check(cell, Wx, R, b, states, parameters)
+    check(cell, Wx, R, b, states, parameters)
     options = _options(gradient_clip, gradient_cut, reverse)
-    lengths = _lengths(lengths, Wx)
+    lengths = lengths_of(lengths, Wx)
     if zoneout is not None:
-        _same("zoneout", "[S, B, T, N, D]", zoneout, _states_shape(cell, Wx), cell)
+        same("zoneout", "[S, B, T, N, D]", zoneout, states_shape(cell, Wx), cell)
         Wx = torch.cat((Wx, zoneout.to(Wx.dtype).permute(1, 2, 0, 3, 4)), 2)
         b = None if b is None else torch.cat((b, b.new_zeros((len(cell.states), *b.shape[1:]))))
     cell = _variant(cell, output_clip, zoneout is not None, gradient_cut)
@@ -174,10 +175,10 @@ def layer(
     if W.dtype != x.dtype or W.device != x.device:
         raise DtypeError(f"W is {W.dtype} on {W.device}, but x is {x.dtype} on {x.device}")
     # the sizes of the products that the layer would hand to `flashrnn`
-    _check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
+    check(cell, x.new_empty(1).expand(*x.shape[:2], *W.shape[:3]), R, b, states, parameters)
     chosen = chosen_backend(backend, x)
     if zoneout is not None or chosen != "cpu":  # the masks are a part of Wx, so it must exist
-        lengths = _lengths(lengths, x)
+        lengths = lengths_of(lengths, x)
         if lengths is not None:  # a product would read what lies behind an end
             steps = torch.arange(x.shape[1], device=x.device)
             x = x.masked_fill((steps >= lengths.to(x.device)[:, None])[..., None], 0.0)
@@ -196,7 +197,7 @@ def layer(
     )  # fmt: skip
     options = _options(gradient_clip, gradient_cut, reverse)
     cell = _variant(cell, output_clip, False, gradient_cut)
-    lengths = _lengths(lengths, x)
+    lengths = lengths_of(lengths, x)
     if form is not None and x.dtype not in STORED_IN_16_BITS:
         checked.keep(form, rest_of(cell, None, options))
 
@@ -247,24 +248,6 @@ def _derived(key: str, output_clip: float | None, zoneout: bool, cut: bool) -> C
 _derived._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def _lengths(lengths: Tensor | None, x: Tensor) -> Tensor | None:
-    """The lengths as the kernels read them, for x [B, T, ...]; who runs them checks their range."""
-    if lengths is None:
-        return None
-    B = x.shape[0]
-    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.is_complex():
-        kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise DtypeError(f"lengths must be a tensor of integers, got {kind}")
-    if tuple(lengths.shape) != (B,):
-        raise ShapeError(f"lengths [B] is {tuple(lengths.shape)}, but there are B = {B} rows")
-    return lengths.to("cpu", torch.int64).contiguous()
-
-
-def _states_shape(cell: Cell, Wx: Tensor) -> tuple[int, ...]:
-    B, T, _, N, D = Wx.shape
-    return len(cell.states), B, T, N, D
-
-
 def choose_backend(Wx: Tensor, function: str | Cell = "lstm") -> Choice:
     """What backend="auto" takes for such a tensor [B, T, G_w, N, D] and cell, and why."""
     if Wx.is_cuda:
@@ -305,54 +288,4 @@ def _check_cpu(x: Tensor, name: str) -> None:
         raise DtypeError(
             f'backend="cpu" has kernels for {known}, {name} is {x.dtype}; '
             'backend="reference" takes any dtype'
-        )
-
-
-def _check(
-    cell: Cell,
-    Wx: Tensor,
-    R: Tensor,
-    b: Tensor | None,
-    states: Tensor | None,
-    parameters: Tensor | None,
-) -> None:
-    for name, x in (("Wx", Wx), ("R", R), ("b", b), ("states", states), ("parameters", parameters)):
-        if x is None and name not in ("Wx", "R"):
-            continue
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise DtypeError(f"{name} must be floating point, got {x.dtype}")
-        if x.dtype != Wx.dtype:
-            raise DtypeError(f"{name} is {x.dtype}, but Wx is {Wx.dtype}: all must be the same")
-        if x.device != Wx.device:
-            raise DeviceError(f"{name} is on {x.device}, but Wx is on {Wx.device}")
-    if Wx.dim() != 5:
-        raise ShapeError(f"Wx must be [B, T, G_w, N, D] (5 dimensions), got {tuple(Wx.shape)}")
-    B, _, _, N, D = Wx.shape
-    if N < 1 or D < 1:
-        raise ShapeError(f"Wx needs at least one head and one unit, got N = {N}, D = {D}")
-    _same("Wx", "[B, T, G_w, N, D]", Wx, (B, Wx.shape[1], len(cell.input), N, D), cell)
-    if cell.recurrence == DENSE:
-        _same("R", "[G_r, N, D, P]", R, (len(cell.recurrent), N, D, D), cell)
-    else:
-        _same("R", "[G_r, N, D]", R, (len(cell.recurrent), N, D), cell)
-    if b is not None:
-        _same("b", "[G, N, D]", b, (len(cell.gates), N, D), cell)
-    if states is not None:
-        _same("states", "[S, B, 1, N, D]", states, (len(cell.states), B, 1, N, D), cell)
-    if parameters is not None:
-        _same("parameters", "[K, N, D]", parameters, (len(cell.parameters), N, D), cell)
-    elif cell.parameters:
-        raise ShapeError(
-            f"{cell.name} has the parameters {', '.join(cell.parameters)}: "
-            f"pass parameters [{len(cell.parameters)}, {N}, {D}]"
-        )
-
-
-def _same(name: str, layout: str, x: Tensor, expected: tuple[int, ...], cell: Cell) -> None:
-    if tuple(x.shape) != expected:
-        raise ShapeError(
-            f"{name} {layout} is {tuple(x.shape)}, but {cell.name} (gates {' '.join(cell.gates)}) "
-            f"with these sizes needs {expected}"
         )

@@ -20,7 +20,7 @@ FLASHRNN = [
     ["tiling"],
     ["packs"],
     ["runtime"],
-    ["autocast", "checked"],
+    ["autocast", "checks", "repeated"],
     ["scan"],
     ["attention"],
     ["gpu_tunable"],

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flashrnn.checked import special
 from flashrnn.dtypes import BY_NAME
 from flashrnn.ir.cell import DENSE
+from flashrnn.repeated import special
 from flashrnn.runtime import flat_layer, higher
 from flashrnn.runtime.flat_layer import Inputs, Kind
 from flashrnn.runtime.kept import Kept

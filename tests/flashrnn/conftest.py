@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flashrnn import checked
+from flashrnn import repeated
 from flashrnn.nn import direct
 from flashrnn.packs import pack
 from flashrnn.runtime import (
@@ -63,7 +63,7 @@ def golden():
 
 def forget_kernels() -> None:
     """Of this process's memory, all that calls of CPU kernels follow from."""
-    checked.checked.clear()
+    repeated.checked.clear()
     direct._fitting.clear()
     launch._kernels.clear()
     launch._sequence_maker.cache_clear()
