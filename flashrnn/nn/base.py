@@ -32,6 +32,7 @@ class Weights(NamedTuple):
     projection: Tensor | None  # [N, P, D]: the output is the projected h
 
 
+# Input weights, recurrent weights, biases and per-unit parameters: see `_in_cell_order`.
 InCellOrder = tuple[Tensor, Tensor, OptionalTensor, OptionalTensor]
 
 

@@ -37,6 +37,7 @@ class Kind(NamedTuple):
 
     @property
     def options(self) -> Options:
+        """As kernels take them."""
         return options_of(self.clip, False, self.reverse)
 
     def rest(self) -> Rest:
@@ -55,6 +56,7 @@ class Inputs(NamedTuple):
     initial: OptionalTensor
 
     def dims(self, kind: Kind) -> Dims:
+        """Of the recurrence."""
         T, B, _ = self.x.shape
         return Dims(B, T, kind.heads, self.r.shape[0] // len(kind.cell.recurrent) // kind.heads)
 
