@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from flashrnn import autocast
-from flashrnn.checks import check, lengths_of, same, states_shape
+from flashrnn.checks import check, check_tensor, lengths_of, same, states_shape
 from flashrnn.dtypes import BY_NAME, STORED_IN_16_BITS
 from flashrnn.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
 from flashrnn.ir.cell import Cell, cell_of
@@ -166,12 +166,14 @@ def layer(
         if rest is not None:
             return layer_unwatched(tensors, rest)
     x, W, R, b, states, parameters = autocast.cast(x, W, R, b, states, parameters)
-    if not isinstance(x, Tensor) or x.dim() != 3:
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ShapeError(f"x must be [B, T, I] (3 dimensions), got {shape}")
-    if not isinstance(W, Tensor) or W.dim() != 4 or W.shape[3] != x.shape[2]:
-        shape = tuple(W.shape) if isinstance(W, Tensor) else type(W).__name__
-        raise ShapeError(f"W must be [G_w, N, D, I] with I = {x.shape[2]} as in x, got {shape}")
+    check_tensor("x", x)
+    check_tensor("W", W)
+    if x.dim() != 3:
+        raise ShapeError(f"x must be [B, T, I] (3 dimensions), got {tuple(x.shape)}")
+    if W.dim() != 4 or W.shape[3] != x.shape[2]:
+        raise ShapeError(
+            f"W must be [G_w, N, D, I] with I = {x.shape[2]} as in x, got {tuple(W.shape)}"
+        )
     if W.dtype != x.dtype or W.device != x.device:
         raise DtypeError(f"W is {W.dtype} on {W.device}, but x is {x.dtype} on {x.device}")
     # the sizes of the products that the layer would hand to `flashrnn`

@@ -22,11 +22,11 @@ def check(
 
     Wx: anything of its shape, dtype and device.
     """
-    for name, x in (("Wx", Wx), ("R", R), ("b", b), ("states", states), ("parameters", parameters)):
-        if x is None and name not in ("Wx", "R"):
+    named = (("Wx", Wx), ("R", R), ("b", b), ("states", states), ("parameters", parameters))
+    for name, given in named:
+        if given is None and name not in ("Wx", "R"):
             continue
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
+        x = check_tensor(name, given)
         if not x.is_floating_point():
             raise DtypeError(f"{name} must be floating point, got {x.dtype}")
         if x.dtype != Wx.dtype:
@@ -54,6 +54,18 @@ def check(
             f"{cell.name} has the parameters {', '.join(cell.parameters)}: "
             f"pass parameters [{len(cell.parameters)}, {N}, {D}]"
         )
+
+
+def check_tensor(name: str, x: object) -> Tensor:
+    """x, if it is a dense tensor; else raise ShapeError."""
+    if not isinstance(x, Tensor):
+        raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise ShapeError(
+            f"{name} must be a dense tensor, its layout is {x.layout}: use to_dense(), or pad "
+            "sequences to one length"
+        )
+    return x
 
 
 def same(name: str, layout: str, x: Tensor, expected: tuple[int, ...], cell: Cell) -> None:

@@ -19,7 +19,8 @@ checked: Kept[Form | None, Rest] = Kept()
 def form_of(flags: tuple[object, ...], tensors: tuple[OptionalTensor, ...]) -> Form | None:
     """All that checks look at of tensors on a CPU; None for other objects."""
     try:
-        return (*flags, *[None if x is None else (x.shape, x.dtype, x.is_cpu) for x in tensors])
+        forms = [None if x is None else (x.shape, x.dtype, x.layout, x.is_cpu) for x in tensors]
+        return (*flags, *forms)
     except AttributeError:  # a list, an array: the checks say so
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from flashrnn.checks import check_tensor
 from flashrnn.errors import DeviceError, DtypeError, ShapeError
 from flashrnn.scan.linear import linear_scan
 
@@ -114,11 +115,10 @@ def _check(
     state: Tensor | None,
 ) -> None:
     named = {"q": q, "k": k, "v": v, "decay": decay}
-    for name, x in named.items():
-        if x is None:
+    for name, given in named.items():
+        if given is None:
             continue
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
+        x = check_tensor(name, given)
         if not x.is_floating_point() or x.dtype != v.dtype:
             raise DtypeError(f"{name} is {x.dtype}, v is {v.dtype}: one floating dtype for all")
         if x.device != v.device:
@@ -139,9 +139,9 @@ def _check(
             ("k of the prefix", prefix[0], (B, M, N, K)),
             ("v of the prefix", prefix[1], (B, M, N, v.shape[3])),
         ]
-    for name, x, shape in expected:
-        if x is not None and tuple(x.shape) != shape:
-            raise ShapeError(f"{name} is {tuple(x.shape)}, must be {shape}")
+    for name, given, shape in expected:
+        if given is not None and tuple(given.shape) != shape:
+            raise ShapeError(f"{name} is {tuple(given.shape)}, must be {shape}")
     wide = torch.promote_types(v.dtype, torch.float32)
     if state is not None and state.dtype != wide:
         raise DtypeError(f"state is {state.dtype}, must be {wide} where v is {v.dtype}")

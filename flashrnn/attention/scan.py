@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import torch
 
+from flashrnn.checks import check_tensor
 from flashrnn.dtypes import SCANNED, arithmetic, scanned_dtype_of
 from flashrnn.errors import DeviceError, DtypeError, ShapeError
 from flashrnn.runtime.scan_attention import scan_attention as on_cpu
@@ -102,9 +103,8 @@ def _checked(
     state: ScanState | tuple[Tensor, Tensor, Tensor] | None,
     cu_seqlens: Tensor | None,
 ) -> tuple[ScanState | None, Tensor | None]:
-    for name, x in (("scores", scores), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
+    for name, tensor in (("scores", scores), ("v", v)):
+        x = check_tensor(name, tensor)
         if not x.is_floating_point():
             raise DtypeError(f"{name} must be floating point, got {x.dtype}")
     if v.dim() != 4 or scores.dim() != 3 or scores.shape != v.shape[:3]:

@@ -35,6 +35,11 @@ def read(module: Recurrent, input: Tensor | PackedSequence, lengths: Tensor | No
         return _unpacked(module, input)
     if not isinstance(input, Tensor):
         raise InputError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
+    if input.layout != torch.strided:
+        raise InputError(
+            f"input must be a dense tensor, its layout is {input.layout}: use to_dense(), or for "
+            "sequences of different lengths a PackedSequence"
+        )
     if input.dim() not in (2, 3):
         tensor = " tensor" if _name(module) == "RNN" else ""
         raise InputError(

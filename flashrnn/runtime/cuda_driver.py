@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from flashrnn.errors import BackendError, DriverError
+from flashrnn.runtime.memory import address
 
 Argument = torch.Tensor | int | float | None
 # The largest cluster that every device with clusters has; larger ones must be allowed first.
@@ -151,7 +152,7 @@ def pack(arguments: Iterable[Argument]) -> bytes:
 
 def _field(value: Argument) -> int | float:
     if isinstance(value, torch.Tensor):
-        return value.data_ptr()
+        return address(value)
     return 0 if value is None else value
 
 

@@ -285,8 +285,3 @@ def _bits(x: float) -> int:
 
 
 _DOUBLE, _DOUBLE_AS_INTEGER = struct.Struct("=d"), struct.Struct("=q")
-
-
-def address(x: Tensor | None) -> int:
-    """Where the tensor lies, 0 for none."""
-    return 0 if x is None else x.data_ptr()

@@ -11,7 +11,8 @@ from flashrnn.dtypes import arithmetic, scanned_dtype_of
 from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import LINEAR
 from flashrnn.runtime import higher
-from flashrnn.runtime.launch import address, sequence_maker
+from flashrnn.runtime.launch import sequence_maker
+from flashrnn.runtime.memory import address
 from flashrnn.runtime.registry import define, plain, unquestioned, watched
 from flashrnn.runtime.scan_launch import ScanPlan, plan_for, rows_like, rows_of
 from flashrnn.scan_reference import linear_reference

@@ -17,6 +17,7 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.ir.cell import Cell
 from flashrnn.runtime import launch, pool
 from flashrnn.runtime.launch import Block, Soon
+from flashrnn.runtime.memory import address
 from flashrnn.runtime.threads import thread_count
 
 Tensor = torch.Tensor
@@ -55,7 +56,7 @@ class Ready:
         block = self._block[:]
         for i, x in zip(self._positions, tensors, strict=True):
             if x is not None:
-                block[i] = x.data_ptr()
+                block[i] = x.data_ptr() or address(x)
         self._place(block)
         self._run(block)
 

@@ -15,7 +15,8 @@ from flashrnn.emit.cpp import BACKWARD, FORWARD
 from flashrnn.emit.scan import ATTENTION
 from flashrnn.runtime import pool
 from flashrnn.runtime.kept import Kept
-from flashrnn.runtime.launch import address, sequence_maker
+from flashrnn.runtime.launch import sequence_maker
+from flashrnn.runtime.memory import address
 from flashrnn.runtime.ready import Ready, circumstances
 from flashrnn.runtime.scan_launch import ScanPlan, plan_for, rows_like, rows_of
 from flashrnn.tiling.scan import BLOCK_ROWS
@@ -112,11 +113,11 @@ def _plan(
 
 
 def _rows(x: OptionalTensor) -> Fields:
-    return NOWHERE if x is None else (x.data_ptr(), x.stride(0), x.stride(1))
+    return NOWHERE if x is None else (address(x), x.stride(0), x.stride(1))
 
 
 def _state(state: State | None) -> Fields:
-    return NOWHERE if state is None else tuple(x.data_ptr() for x in state)
+    return NOWHERE if state is None else tuple(address(x) for x in state)
 
 
 def together(m: OptionalTensor, u: OptionalTensor, w: OptionalTensor) -> State | None:

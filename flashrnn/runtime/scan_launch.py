@@ -17,6 +17,7 @@ from flashrnn.emit.scan import ATTENTION, LINEAR, emit_scan
 from flashrnn.runtime.build import build, build_soon, open_library, primitives_digest
 from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.launch import Block, empty_sequence
+from flashrnn.runtime.memory import address
 from flashrnn.runtime.openmp import threading
 from flashrnn.runtime.ready import Ready
 from flashrnn.runtime.scratch import scratch
@@ -213,7 +214,7 @@ def rows_of(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     if not x.is_contiguous() and x.numel() and not x[0, 0].is_contiguous():
         x = x.contiguous()
     size = 2 if x.is_complex() else 1
-    return x, (x.data_ptr(), x.stride(0) * size, x.stride(1) * size)
+    return x, (address(x), x.stride(0) * size, x.stride(1) * size)
 
 
 def rows_like(like: Tensor) -> Tensor:

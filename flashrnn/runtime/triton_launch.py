@@ -10,6 +10,7 @@ from flashrnn.ir.cell import Cell
 from flashrnn.options import Options
 from flashrnn.runtime import alternating
 from flashrnn.runtime.gpu_tensors import lengths_on, on_device
+from flashrnn.runtime.memory import address
 from flashrnn.runtime.triton_kernels import Plan
 from flashrnn.tiling.triton import FusedTiling
 
@@ -25,7 +26,7 @@ def in_rows(x: Tensor) -> Tensor:
     """
     D = x.shape[-1]
     fits = x.stride(-1) == 1 and all(s % D == 0 for s in x.stride()[:-1])
-    if fits and x.data_ptr() % ALIGNMENT == 0:
+    if fits and address(x) % ALIGNMENT == 0:
         return x
     return x.clone(memory_format=torch.contiguous_format)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from flashrnn.checks import check_tensor
 from flashrnn.errors import DeviceError, DtypeError, ShapeError
 from flashrnn.runtime.linear_scan import linear_scan as on_cpu
 from flashrnn.runtime.triton_check import chosen_for_scan
@@ -65,11 +66,10 @@ def _flat(a: Tensor) -> Tensor:
 
 
 def _check(a: Tensor, b: Tensor, h0: Tensor | None) -> None:
-    for name, x in (("a", a), ("b", b), ("h0", h0)):
-        if x is None and name == "h0":
+    for name, given in (("a", a), ("b", b), ("h0", h0)):
+        if given is None and name == "h0":
             continue
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{name} must be a tensor, got {type(x).__name__}")
+        x = check_tensor(name, given)
         if not (x.is_floating_point() or x.is_complex()):
             raise DtypeError(f"{name} must be floating point or complex, got {x.dtype}")
         if x.device != b.device:

@@ -3,14 +3,16 @@
 import pytest
 import torch
 from problems import problem
+from torch.testing._internal.two_tensor import TwoTensor
 
-from flashrnn import choose_backend, flashrnn, layer
+from flashrnn import choose_backend, flashrnn, layer, linear_scan, nn, scan_attention
 from flashrnn.cells import lstm, peephole_lstm
 from flashrnn.errors import (
     BackendError,
     DeviceError,
     DtypeError,
     FlashRNNError,
+    InputError,
     ShapeError,
     UnknownFunctionError,
 )
@@ -132,3 +134,60 @@ def test_a_layer_on_every_back_end() -> None:
     meta = {k: v.to("meta") for k, v in arguments.items()}
     with pytest.raises(DeviceError, match="x is on meta"):
         layer(x.to("meta"), W.to("meta"), **meta, backend="cpu")
+
+
+# Tensors without memory of their own: kernels would read at null.
+WRAPPED = {
+    "flashrnn": lambda wrap: flashrnn(wrap(GOOD["Wx"]), GOOD["R"]),
+    "R": lambda wrap: flashrnn(GOOD["Wx"], wrap(GOOD["R"])),
+    "with gradients": lambda wrap: flashrnn(GOOD["Wx"], wrap(GOOD["R"]).requires_grad_()),
+    "layer": lambda wrap: layer(torch.ones(2, 3, 5), wrap(torch.ones(4, 2, 4, 5)), GOOD["R"]),
+    "attention": lambda wrap: scan_attention(wrap(torch.ones(1, 3, 2)), torch.ones(1, 3, 2, 4)),
+    "its state": lambda wrap: scan_attention(
+        torch.ones(1, 3, 2),
+        torch.ones(1, 3, 2, 4),
+        (torch.ones(1, 2), wrap(torch.ones(1, 2)), torch.ones(1, 2, 4)),
+    ),
+    "linear scan": lambda wrap: linear_scan(wrap(torch.ones(1, 3, 4)), torch.ones(1, 3, 4)),
+}
+
+
+def module_of(wrap):
+    module = nn.LSTM(3, 4)
+    module.weight_hh_l0 = torch.nn.Parameter(wrap(module.weight_hh_l0.detach()))
+    return module(torch.ones(2, 1, 3))
+
+
+@pytest.mark.parametrize("call", [*WRAPPED.values(), module_of], ids=[*WRAPPED, "module"])
+def test_wrappers_of_tensors_are_refused(call) -> None:
+    call(lambda x: x)  # of a known form
+    for _ in range(2):
+        with pytest.raises(BackendError, match=r"TwoTensor \(.*\) has none of its own"):
+            call(lambda x: TwoTensor(x, x))
+
+
+def test_wrappers_may_go_by_the_reference() -> None:
+    wrapped = TwoTensor(GOOD["Wx"], 2 * GOOD["Wx"])
+    got, _ = flashrnn(wrapped, GOOD["R"], backend="reference")
+    for part, Wx in ((got.a, GOOD["Wx"]), (got.b, 2 * GOOD["Wx"])):
+        torch.testing.assert_close(part, flashrnn(Wx, GOOD["R"], backend="reference")[0])
+
+
+CHECKED = {name: call for name, call in WRAPPED.items() if name != "its state"}
+
+
+@pytest.mark.parametrize("call", CHECKED.values(), ids=CHECKED)
+def test_sparse_tensors_are_refused(call) -> None:
+    call(lambda x: x)
+    with pytest.raises(
+        ShapeError, match=r"must be a dense tensor, its layout is torch\.sparse_coo"
+    ):
+        call(lambda x: x.to_sparse())
+
+
+def test_sparse_and_nested_inputs_of_modules_are_refused() -> None:
+    module = nn.LSTM(3, 4, batch_first=True)
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged)
+    for x in (torch.ones(2, 2, 3).to_sparse(), nested):
+        with pytest.raises(InputError, match="must be a dense tensor, its layout is torch"):
+            module(x)
