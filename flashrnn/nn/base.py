@@ -174,14 +174,10 @@ class Recurrent(torch.nn.Module):
             "flashrnn.onnx.export or torch.compile; torch.jit.trace works for one kind of input"
         )
 
-    def weights(self, index: int) -> Weights:
-        """Direction `index % num_directions` of layer `index // num_directions`."""
-        return self._weights_of(self._parameters_of(index))
-
     def _parameters_of(self, index: int) -> list[Tensor]:
-        """Of one direction of one layer, in the order of `_shapes`.
+        """Of direction `index % num_directions` of layer `index // num_directions`.
 
-        The mask of the recurrent weights is drawn, one per sequence.
+        In the order of `_shapes`. The mask of the recurrent weights is drawn, one per sequence.
         """
         parameters = [getattr(self, name) for name in self._all_weights[index]]
         if self.recurrent_dropout > 0 and self.training:

@@ -20,7 +20,7 @@ from flashrnn.runtime import flat_layer, higher
 from flashrnn.runtime.flat_layer import Inputs, Kind
 from flashrnn.runtime.kept import Kept
 from flashrnn.runtime.layer import by_reference
-from flashrnn.runtime.registry import outside, unquestioned, watched
+from flashrnn.runtime.registry import outside, unquestioned
 
 if TYPE_CHECKING:
     from flashrnn.nn.base import Recurrent
@@ -132,13 +132,10 @@ class _Direction(torch.autograd.Function):
 
         def fused() -> tuple[OptionalTensor, ...]:
             d_last = _together(d_ends, x, states.shape[3])
-            d_x, *d, d_initial = backward(ctx.kind, inputs, states, saved, d_h, d_last, need)
+            grads = flat_layer.backward(ctx.kind, inputs, states, saved, d_h, d_last, need)
+            d_x, *d, d_initial = grads
             return d_x, d_initial, *ctx.module._gradients_of(*d)
 
-        if not (torch.is_grad_enabled() or watched()):
-            backward = flat_layer.backward
-            return (None, None, *fused())
-        backward = flat_layer.watched_backward
         slow = partial(_by_reference, ctx.module, ctx.kind)
         grads = higher.gradients(fused, slow, (x, initial, *parameters), d_results)
         return (None, None, *grads)

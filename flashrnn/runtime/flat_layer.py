@@ -19,9 +19,9 @@ from flashrnn.options import Options, options_of
 from flashrnn.runtime import pool, ready, surround
 from flashrnn.runtime.arguments import innermost_contiguous
 from flashrnn.runtime.kept import Kept
-from flashrnn.runtime.layer_kernels import gradients, inference_soon, training_soon
+from flashrnn.runtime.layer_kernels import inference_soon, training_soon
 from flashrnn.runtime.ready import circumstances
-from flashrnn.runtime.registry import Rest, plain, rest_of
+from flashrnn.runtime.registry import Rest, rest_of, watched
 
 Tensor = torch.Tensor
 OptionalTensor = Tensor | None
@@ -141,7 +141,14 @@ def backward(
     d_last: OptionalTensor,
     need: Sequence[bool],
 ) -> tuple[OptionalTensor, ...]:
-    """The gradients of the inputs from those of h and the last states; None where nobody asks."""
+    """The gradients of the inputs from those of h and the last states; None where nobody asks.
+
+    By an operator where somebody looks at operators.
+    """
+    if watched():
+        dims = inputs.dims(kind)
+        results = (_steps(states, dims), saved, *_cotangents(d_h, d_last, dims))
+        return _by_operator(kind, inputs, results, need)
     x, w, r, _, parameters, initial = inputs
     d_h = None if d_h is None else innermost_contiguous(d_h)
     need_x, need_w, need_r, need_bias, need_parameters, need_initial = need
@@ -177,23 +184,13 @@ def backward(
     return d_x, d_w, d_r, d_bias, d_parameters if need_parameters else None, d_initial
 
 
-def watched_backward(
-    kind: Kind,
-    inputs: Inputs,
-    states: Tensor,
-    saved: Tensor,
-    d_h: OptionalTensor,
-    d_last: OptionalTensor,
-    need: Sequence[bool],
+def _by_operator(
+    kind: Kind, inputs: Inputs, saved: Sequence[OptionalTensor], need: Sequence[bool]
 ) -> tuple[OptionalTensor, ...]:
-    """`backward` by flashrnn::layer_backward, where somebody looks at operators."""
-    dims = inputs.dims(kind)
+    """`backward` by flashrnn::layer_backward; saved: states, what was saved, d_h and d_last."""
     x, w, r, _, parameters, initial = inputs.layer(kind)
-    d_h, d_last = _cotangents(d_h, d_last, dims)
-    grads = plain(torch.ops.flashrnn.layer_backward.default, gradients)(
-        x, w, r, parameters, initial, _steps(states, dims), saved, d_h, d_last,
-        list(need), *kind.rest(),
-    )  # fmt: skip
+    run = torch.ops.flashrnn.layer_backward.default
+    grads = run(x, w, r, parameters, initial, *saved, list(need), *kind.rest())
     d_x, d_w, d_r, d_bias, d_parameters, d_initial = (
         g if n else None for g, n in zip(grads, need, strict=True)
     )

@@ -16,6 +16,7 @@ from flashrnn.errors import (
     ShapeError,
     UnknownFunctionError,
 )
+from flashrnn.runtime import cuda_driver, triton_launch
 
 GOOD = {k: v.detach() for k, v in problem(lstm, 2, 3, 2, 4, torch.float32).items()}
 
@@ -164,6 +165,13 @@ def test_wrappers_of_tensors_are_refused(call) -> None:
     for _ in range(2):
         with pytest.raises(BackendError, match=r"TwoTensor \(.*\) has none of its own"):
             call(lambda x: TwoTensor(x, x))
+
+
+@pytest.mark.parametrize("pack", [lambda x: cuda_driver.pack([x]), triton_launch.in_rows])
+def test_wrappers_are_refused_where_arguments_of_a_gpu_are_packed(pack) -> None:
+    pack(GOOD["R"])
+    with pytest.raises(BackendError, match="has none of its own"):
+        pack(TwoTensor(GOOD["R"], GOOD["R"]))
 
 
 def test_wrappers_may_go_by_the_reference() -> None:
