@@ -106,13 +106,19 @@ FLASHRNN_INLINE typename S::Vec exp(typename S::Vec x) {
   return S::fma(scale, reduced.expm1_r, scale) * power_of_two<S>(reduced.n - half);
 }
 
+// e^x where it is a normal number, anything elsewhere.
+template <class S>
+FLASHRNN_INLINE typename S::Vec exp_within(typename S::Vec x) {
+  const auto reduced = reduce<S>(x);
+  const auto scale = power_of_two<S>(reduced.n);
+  return S::fma(scale, reduced.expm1_r, scale);
+}
+
 // e^x where it is a normal number; the nearest normal number beyond.
 template <class S>
 FLASHRNN_INLINE typename S::Vec exp_normal(typename S::Vec x) {
   using K = Constants<typename S::Real>;
-  const auto reduced = reduce<S>(S::clamp(x, K::normal_low, K::normal_high));
-  const auto scale = power_of_two<S>(reduced.n);
-  return S::fma(scale, reduced.expm1_r, scale);
+  return exp_within<S>(S::clamp(x, K::normal_low, K::normal_high));
 }
 
 template <Single S>

@@ -52,7 +52,7 @@ struct Block {
   // After a prefix with maximum m; null for the empty one.
   void begin(const Real* m) const {
     for (int64_t k = 0; k < n + S::lanes; ++k)
-      top[k] = m == nullptr ? -std::numeric_limits<Real>::infinity() : m[k % n];
+      top[k] = m == nullptr ? lowest : m[k % n];
   }
 
   // Rows [begin, begin + rows) of the scores, after a prefix with reference r0 and sum u0. Says which
@@ -60,13 +60,21 @@ struct Block {
   template <class Stored>
   RowSet scan(const Rows<const Stored>& scores, int64_t begin, int64_t rows, const Real* r0,
               const Real* u0) const {
-    const RowSet changes = differences(scores, begin, rows, r0);
-    for (int64_t k = 0; k < rows * n; k += S::lanes) S::store(p + k, weight(S::load(p + k)));
-    sums(changes, rows, u0);
-    const Vec one = S::broadcast(1);
-    for (int64_t k = 0; k < rows * n; k += S::lanes) {
-      const Vec u = S::load(inverse + k);
-      S::store(inverse + k, (u == 0) ? u : one / u);
+    std::memcpy(first, r0, n * sizeof(Real));
+    std::memcpy(reference, r0, n * sizeof(Real));
+    const Rows<const Stored> block{scores[begin], scores.stride};
+    RowSet changes = 0;
+    if (scores.stride == n && shared() > 1) {
+      differences(block, rows, changes);
+      for (int64_t k = 0; k < rows * n; k += S::lanes) S::store(p + k, weight(S::load(p + k)));
+      sums(changes, rows, u0);
+      for (int64_t k = 0; k < rows * n; k += S::lanes)
+        S::store(inverse + k, inverted(S::load(inverse + k)));
+    } else {
+      // What a row's last vector writes behind the row is written again, with the first ones.
+      if (n % S::lanes != 0) heads<false>(block, rows, u0, n / S::lanes * S::lanes, changes);
+      for (int64_t j = 0; j + S::lanes <= n; j += S::lanes)
+        heads<true>(block, rows, u0, j, changes);
     }
     return changes;
   }
@@ -85,98 +93,129 @@ struct Block {
   // Rows that share a vector, where they lie behind each other.
   int64_t shared() const { return n < S::lanes && S::lanes % n == 0 ? S::lanes / n : 1; }
 
-  // s - r in p, and what `changes` are about.
+  // Of a vector of heads: the reference, the sums of weights before the block and in it, and the product
+  // of what changed their scale.
+  struct Running {
+    Vec r, before, sum, all;
+  };
+
+  // A vector of heads from j on, or what is left of one; its sums stay in registers from row to row.
+  template <bool Whole, class Stored>
+  void heads(const Rows<const Stored>& scores, int64_t rows, const Real* u0, int64_t j,
+             RowSet& changes) const {
+    const int64_t count = n - j;
+    Running now{S::load(reference + j, count), S::load(u0 + j, count), Vec{}, S::broadcast(1)};
+    Vec most = S::load(top + j, count);
+    const auto score = [&](int64_t i) __attribute__((always_inline)) {
+      if constexpr (Whole) return Memory<S, Stored>::load(scores[i] + j);
+      else return Memory<S, Stored>::load(scores[i] + j, count);
+    };
+    int64_t i = 0;
+    const auto until_change = [&]() __attribute__((always_inline)) {
+      const int64_t per_row = n;
+      Real *weights = p + i * n + j, *inverses = inverse + i * n + j;
+      // Where nothing but masked scores came, they are no NaN.
+      const Vec r = (now.r == S::broadcast(lowest)) ? Vec{} : now.r;
+      const Vec before = now.before, limit = now.r + S::broadcast(slack);
+      Vec sum = now.sum;
+      for (; i < rows; ++i, weights += per_row, inverses += per_row) {
+        const Vec s = score(i);
+        if (__builtin_expect(S::any(s > limit), 0)) break;
+        const Vec x = weight(s - r);
+        most = math::maximum<S>(most, s);
+        sum += x;
+        S::store(weights, x);
+        S::store(inverses, inverted(before + sum));
+      }
+      now.sum = sum;
+    };
+    for (until_change(); i < rows; until_change())
+      follow(score(i), i, j, now, changes);
+    S::store(top + j, most, count);
+    S::store(reference + j, now.r, count);
+    S::store(factor + j, now.all);
+    S::store(local + j, now.sum);
+  }
+
+  // The reference becomes each score that exceeds it, in row i, for a vector of heads from j on.
+  __attribute__((noinline)) void follow(Vec s, int64_t i, int64_t j, Running& now,
+                                        RowSet& changes) const {
+    if (!contains(changes, i))
+      for (int64_t k = 0; k < n; ++k) scale[i * n + k] = 1;
+    changes |= RowSet{1} << i;
+    const Vec next = (s > now.r + S::broadcast(slack)) ? s : now.r, f = ratio<S>(now.r, next);
+    S::store(scale + i * n + j, f, n - j);
+    if (i == 0) S::store(first + j, next, n - j);
+    now = {next, now.before * f, now.sum * f, now.all * f};
+  }
+
+  // Where several rows share a vector: s - r in p, and what `changes` are about.
   template <class Stored>
-  RowSet differences(const Rows<const Stored>& scores, int64_t begin, int64_t rows,
-                     const Real* r0) const {
-    const int64_t together = scores.stride == n ? shared() : 1;
-    std::memcpy(first, r0, n * sizeof(Real));
-    std::memcpy(reference, r0, n * sizeof(Real));
-    RowSet changes = 0;
+  void differences(const Rows<const Stored>& scores, int64_t rows, RowSet& changes) const {
+    const auto difference = [](Vec s, Vec r) {
+      const Vec masked = S::broadcast(lowest);
+      return (s == masked) ? masked : s - r;
+    };
     int64_t i = 0;
     const auto rows_by = [&](int64_t step) {
       repeat_reference(step);
+      Vec r = S::load(reference), most = S::load(top);
       for (; i + step <= rows; i += step) {
-        if (__builtin_expect(!exceeded(scores[begin + i], i, step), 1)) continue;
-        for (int64_t k = i; k < i + step; ++k)
-          if (follow(scores[begin + k], k)) changes |= RowSet{1} << k;
+        const Vec s = Memory<S, Stored>::load(scores[i], step * n);
+        most = math::maximum<S>(most, s);
+        S::store(p + i * n, difference(s, r));
+        if (__builtin_expect(!S::any(s > r + S::broadcast(slack)), 1)) continue;
+        for (int64_t k = i; k < i + step; ++k) {
+          const Vec own = Memory<S, Stored>::load(scores[k], n);
+          Running now{S::load(reference, n), {}, {}, {}};
+          if (S::any(own > now.r + S::broadcast(slack))) follow(own, k, 0, now, changes);
+          S::store(p + k * n, difference(own, now.r));
+          S::store(reference, now.r, n);
+        }
         repeat_reference(step);
+        r = S::load(reference);
       }
+      S::store(top, most, step * n);
     };
-    if (together > 1) rows_by(together);
+    rows_by(shared());
     rows_by(1);
-    return changes;
   }
 
   // For each of the rows that share a vector; nothing exceeds what lies behind.
   void repeat_reference(int64_t together) const {
     for (int64_t k = n; k < n + S::lanes; ++k)
-      reference[k] = k < together * n ? reference[k - n] : std::numeric_limits<Real>::infinity();
+      reference[k] = k < together * n ? reference[k - n] : -lowest;
   }
 
-  static FLASHRNN_INLINE Vec difference(Vec s, Vec r) {
-    const Vec lowest = S::broadcast(-std::numeric_limits<Real>::infinity());
-    return (s == lowest) ? lowest : s - r;
+  // Where several rows share a vector: sums of weights in `inverse`, which are not inverted yet. A
+  // row's store reaches into the next rows, which are stored later.
+  void sums(RowSet changes, int64_t rows, const Real* u0) const {
+    Vec before = S::load(u0, n), all = S::broadcast(1), sum{};
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t k = i * n;
+      if (__builtin_expect(contains(changes, i), 0)) {
+        const Vec f = S::load(scale + k);
+        before *= f, all *= f, sum *= f;
+      }
+      sum += S::load(p + k);
+      S::store(inverse + k, before + sum);
+    }
+    S::store(factor, all);
+    S::store(local, sum);
   }
 
-  // e^x; 0 where it is less than the normal numbers.
+  // e^x, x at most `slack` or NaN; 0 where it is less than the normal numbers.
   static FLASHRNN_INLINE Vec weight(Vec x) {
     const Vec least = S::broadcast(math::Constants<Real>::normal_low);
-    return (x < least) ? Vec{} : math::exp_normal<S>(x);
+    return (x < least) ? Vec{} : math::exp_within<S>(x);
   }
 
-  static FLASHRNN_INLINE Vec exceeds(Vec s, Vec r) {
-    return (s > r + S::broadcast(slack)) ? S::broadcast(1) : Vec{};
+  // 0 for 0
+  static FLASHRNN_INLINE Vec inverted(Vec u) {
+    return (Vec)((typename S::IntVec)(S::broadcast(1) / u) & (u != 0));
   }
 
-  // `together` rows, as if none exceeded the reference; true if one does.
-  template <class Stored>
-  FLASHRNN_INLINE bool exceeded(const Stored* s_, int64_t row, int64_t together) const {
-    Vec beyond{};
-    for (int64_t j = 0; j < together * n; j += S::lanes) {
-      const Vec s = Memory<S, Stored>::load(s_ + j, together * n - j), r = S::load(reference + j);
-      beyond += exceeds(s, r);
-      S::store(p + row * n + j, difference(s, r));
-      S::store(top + j, math::maximum<S>(S::load(top + j), s), together * n - j);
-    }
-    return S::differ(beyond, Vec{});
-  }
-
-  // The reference becomes each score that exceeds it; true if one does.
-  template <class Stored>
-  __attribute__((noinline)) bool follow(const Stored* s_, int64_t row) const {
-    Vec any{};
-    for (int64_t j = 0; j < n; j += S::lanes) {
-      const Vec s = Memory<S, Stored>::load(s_ + j, n - j), r = S::load(reference + j);
-      const Vec beyond = exceeds(s, r), next = (beyond != 0) ? s : r;
-      any += beyond;
-      S::store(scale + row * n + j, ratio<S>(r, next));
-      S::store(p + row * n + j, (beyond != 0) ? Vec{} : difference(s, r));
-      S::store(reference + j, next, n - j);
-    }
-    if (row == 0) std::memcpy(first, reference, n * sizeof(Real));
-    return S::differ(any, Vec{});
-  }
-
-  // Sums of weights in `inverse`, which are not inverted yet.
-  void sums(RowSet changes, int64_t rows, const Real* u0) const {
-    for (int64_t j = 0; j < n; j += S::lanes) {
-      // A row's store may reach into the next row, unless that is stored already.
-      const int64_t count = n <= S::lanes ? S::lanes : n - j;
-      Vec before = S::load(u0 + j, n - j), all = S::broadcast(1), sum{};
-      for (int64_t i = 0; i < rows; ++i) {
-        const int64_t k = i * n + j;
-        if (__builtin_expect(contains(changes, i), 0)) {
-          const Vec f = S::load(scale + k);
-          before *= f, all *= f, sum *= f;
-        }
-        sum += S::load(p + k);
-        S::store(inverse + k, before + sum, count);
-      }
-      S::store(factor + j, all);
-      S::store(local + j, sum);
-    }
-  }
+  static constexpr Real lowest = -std::numeric_limits<Real>::infinity();
 };
 
 }  // namespace flashrnn

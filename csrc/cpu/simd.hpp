@@ -65,9 +65,8 @@ struct Simd {
     for (int64_t i = 0; i < count; ++i) p[i] = v[i];
   }
 
-  // Whether any lane of a is another number than that of b; NaN is.
-  static FLASHRNN_INLINE bool differ(Vec a, Vec b) {
-    const IntVec d = a != b;
+  // Whether any lane of a comparison holds.
+  static FLASHRNN_INLINE bool any(IntVec d) {
 #if defined(__AVX512F__)
     if constexpr (Bytes == 64) return x86::any((x86::I16)d);
 #endif
