@@ -27,7 +27,7 @@ VECTORS_PER_PANEL = (1, 2, 4, 8)
 # Vectors of a panel, over its heads: their instructions stand one behind the other.
 MOST_UNROLLED = 16
 # Of a vector of scores, for the scalars of scan_block.hpp.
-EXPONENTIAL_CYCLES = 45.0
+EXPONENTIAL_CYCLES = 20.0
 # Of a panel in a row, and of a row that begins within a line.
 PANEL_CYCLES = 20.0
 ROW_CYCLES = 8.0
