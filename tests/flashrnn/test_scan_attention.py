@@ -175,6 +175,23 @@ def test_rows_that_change_the_scale(N, reverse, monkeypatch) -> None:
         assert error(got[name], exact[name], floor=1.0) < 2e-6, name
 
 
+@pytest.mark.parametrize("score", [INF, torch.nan], ids=str)
+@pytest.mark.parametrize("N", [1, 3, 4, 8, 12])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_score_without_a_value(N, reverse, score) -> None:
+    """It is NaN from there on in its own head, as by the definition, and nowhere else."""
+    s, v, _ = problem(1, 70, N, 3, dtype=torch.float32, state=False)
+    s = s.detach()
+    s[0, 66, N // 2] = score
+    o, last = scan_attention(s, v, reverse=reverse)
+    exact, exact_last = reference(s, v, reverse=reverse)
+    assert torch.equal(o.isnan(), exact.isnan()) and 0 < o.isnan().sum() < 67 * 3 + 1
+    assert error(o.nan_to_num(0), exact.nan_to_num(0)) < 1e-6
+    for ours, theirs in zip(last, exact_last, strict=True):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+    assert torch.equal(last.m.isinf(), exact_last.m.isinf())
+
+
 def test_cumsum_of_exponentials_is_wrong() -> None:
     """What people write first: kept here so that nobody takes it for the scan."""
     s = torch.zeros(1, 9, 1)
