@@ -114,7 +114,7 @@ struct Block {
     const auto until_change = [&]() __attribute__((always_inline)) {
       const int64_t per_row = n;
       Real *weights = p + i * n + j, *inverses = inverse + i * n + j;
-      // Where nothing but masked scores came, they are no NaN.
+      // So that a masked score behind masked scores alone is no NaN.
       const Vec r = (now.r == S::broadcast(lowest)) ? Vec{} : now.r;
       const Vec before = now.before, limit = now.r + S::broadcast(slack);
       Vec sum = now.sum;

@@ -185,7 +185,7 @@ def test_a_score_without_a_value(N, reverse, score) -> None:
     s[0, 66, N // 2] = score
     o, last = scan_attention(s, v, reverse=reverse)
     exact, exact_last = reference(s, v, reverse=reverse)
-    assert torch.equal(o.isnan(), exact.isnan()) and 0 < o.isnan().sum() < 67 * 3 + 1
+    assert torch.equal(o.isnan(), exact.isnan())
     assert error(o.nan_to_num(0), exact.nan_to_num(0)) < 1e-6
     for ours, theirs in zip(last, exact_last, strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan())

@@ -32,7 +32,7 @@ void all(const R* a, const R* b, const R* c, R* to, int64_t count) {{
   next(S::load(a, count));
   S::store(to, S::load(b), count);
   to += S::lanes;
-  next(S::broadcast(S::any(S::load(a) != S::load(b))));
+  next(S::broadcast(S::any(~S::first(S::lanes - 1))));
   next(S::broadcast(S::any(S::load(b) != S::load(b))));
   Memory<S, R>::stream(to, S::load(c));
   to += S::lanes;
